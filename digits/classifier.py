@@ -1,0 +1,163 @@
+"""The trained network at work: 28×28 pictures in, probabilities and one decided answer for each photograph out.
+
+The model is one ONNX file that carries everything it needs in its graph and metadata; nothing here ever unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: it is read once
+import onnxruntime as ort
+
+if TYPE_CHECKING:
+    from digits.imaging import Reading
+
+DEFAULT_THRESHOLD = 0.5
+CLASSES = 10
+SIDE = 28
+
+
+class ModelError(ValueError):
+    """A model file that can't be served; the message is one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said about one photograph.
+
+    `digit` is the best guess and `probability` its calibrated probability among the ten digits; `accepted` is false
+    where the picture holds no digit that the model can stand behind. `chosen` is the index of the candidate used.
+    """
+
+    digit: int
+    probability: float
+    probabilities: tuple[float, ...]
+    accepted: bool
+    chosen: int
+
+
+def options(threads: int) -> ort.SessionOptions:
+    """Session options for a server that shares its cores: no spinning, no per-shape memory plans."""
+    session = ort.SessionOptions()
+    session.intra_op_num_threads = threads
+    session.inter_op_num_threads = 1
+    session.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session.enable_mem_pattern = False  # a plan is kept for each batch size seen: growth, and no gain in speed
+    session.log_severity_level = 3
+    session.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return session
+
+
+class Classifier:
+    """One loaded model. Thread-safe: ONNX Runtime sessions may run concurrently.
+
+    `threads` is the number of threads used *inside* one call. One is right for serving, where the cores are better
+    spent on several requests. Raises ModelError where the file is no model or not this kind of model.
+    """
+
+    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
+        name = model.name if isinstance(model, Path) else "model"
+        try:
+            content = model.read_bytes() if isinstance(model, Path) else model
+        except OSError as error:
+            raise ModelError(f"{name} can't be read: {error.strerror}") from error
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            self._session = ort.InferenceSession(content, options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a dozen types of its own
+            raise ModelError(f"{name} is not a model that ONNX Runtime can load: {_line(error)}") from error
+        self._check(name)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.threshold = self._number("threshold", DEFAULT_THRESHOLD)
+        self.version = self.metadata.get("version") or self.metadata.get("run_id") or self.sha256[:12]
+
+    def _check(self, name: str) -> None:
+        inputs = {i.name: (i.type, len(i.shape), i.shape[1:]) for i in self._session.get_inputs()}
+        outputs = {o.name: (o.type, len(o.shape)) for o in self._session.get_outputs()}
+        if inputs != {"images": ("tensor(uint8)", 3, [SIDE, SIDE])}:
+            raise ModelError(f"{name} takes {inputs}, expected one input: images, uint8, (n, {SIDE}, {SIDE})")
+        expected = {"probabilities": ("tensor(float)", 2), "digitness": ("tensor(float)", 1)}
+        if {key: outputs.get(key) for key in expected} != expected:
+            raise ModelError(
+                f"{name} gives {outputs}, expected probabilities float32 (n, 10) and digitness float32 (n)"
+            )
+        try:
+            probabilities, digitness = self.scores(np.zeros((2, SIDE, SIDE), np.uint8))
+        except Exception as error:
+            raise ModelError(f"{name} fails on a batch of two: {_line(error)}") from error
+        if probabilities.shape != (2, CLASSES) or digitness.shape != (2,):
+            raise ModelError(
+                f"{name} answers two pictures with {probabilities.shape} and {digitness.shape}, not (2, 10) and (2,)"
+            )
+        if not (np.isfinite(probabilities).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)):
+            raise ModelError(f"the probabilities of {name} do not sum to 1 in each row")
+
+    def _number(self, key: str, default: float) -> float:
+        text = self.metadata.get(key)
+        if text is None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not 0 <= number <= 1:
+            raise ModelError(f"the model's metadata say {key} = {text!r}, expected a number from 0 to 1")
+        return number
+
+    def scores(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores n pictures, uint8 (n, 28, 28), white ink on black, in one call.
+
+        Gives calibrated probabilities, float32 (n, 10), each row summing to 1, and float32 (n,): how probable it is
+        that the picture is one digit at all. Raises ValueError for any other shape or type.
+        """
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+            raise ValueError(f"expected uint8 (n, {SIDE}, {SIDE}), got {images.dtype} {images.shape}")
+        if not len(images):
+            return np.empty((0, CLASSES), np.float32), np.empty(0, np.float32)
+        probabilities, digitness = self._session.run(["probabilities", "digitness"], {"images": images})
+        return probabilities, digitness
+
+    def decide(self, reading: Reading, probabilities: NDArray[np.float32], digitness: NDArray[np.float32]) -> Answer:
+        """Chooses among a reading's k candidates: probabilities (k, 10), digitness (k,), in the reading's order.
+
+        A candidate's score is how surely it is one digit times how surely it is *that* digit; the best score wins,
+        the earlier candidate where two are equal.
+        """
+        rows = probabilities.tolist()  # k is 1 to 6: plain floats beat NumPy's call overhead here
+        chosen, best = 0, -1.0
+        for index, (row, single) in enumerate(zip(rows, digitness.tolist(), strict=True)):
+            score = single * max(row)
+            if score > best:
+                chosen, best = index, score
+        row = rows[chosen]
+        probability = max(row)
+        accepted = best >= self.threshold and not reading.crowded and not reading.blank
+        return Answer(row.index(probability), probability, tuple(row), accepted, chosen)
+
+    def classify(self, readings: Sequence[Reading]) -> list[Answer]:
+        """One answer for each reading, with one model call for all their candidates."""
+        if not readings:
+            return []
+        probabilities, digitness = self.scores(np.concatenate([reading.images for reading in readings]))
+        answers, start = [], 0
+        for reading in readings:
+            end = start + len(reading.images)
+            answers.append(self.decide(reading, probabilities[start:end], digitness[start:end]))
+            start = end
+        return answers
+
+
+def _line(error: Exception) -> str:
+    """The first line of somebody else's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,242 @@
+"""The bytes of an image file come in, its pixels as a person would see them go out: grey or RGB, upright, opaque, of a bounded size.
+
+Nothing but ImageError escapes for any bytes, and no pixel is decoded before the header has been checked.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+Pixels = NDArray[np.uint8]
+
+ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+# Larger pictures are reduced while they are decoded: a digit a twentieth as high as the picture still has 50 pixels.
+LONG_SIDE = 1024
+_TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+class ImageError(ValueError):
+    """A picture that can't be used: `code` for programs, `status` the HTTP status, the message for people."""
+
+    def __init__(self, code: str, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is accepted: at most `max_bytes` of file and `max_pixels` of picture, as the header declares it."""
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 100_000_000
+
+
+def decode(data: bytes, limits: Limits = Limits()) -> Pixels:  # noqa: B008  (frozen)
+    """Decodes an image file to uint8, (h, w) grey or (h, w, 3) RGB.
+
+    The content decides on the format, not a name. EXIF rotation is applied, transparency composited on what the
+    visible part contrasts with, of a multi-page TIFF or MPO the first picture taken. Pictures with a long side over
+    2 × LONG_SIDE are reduced by a whole factor to at least LONG_SIDE.
+
+    Raises ImageError: empty_body, not_an_image, truncated_image (400), too_large (413), animated_image,
+    too_many_pixels, unusable_image (422).
+    """
+    if not data:
+        raise ImageError("empty_body", f"the image is empty: expected the bytes of a {ACCEPTED} file")
+    if len(data) > limits.max_bytes:
+        raise ImageError(
+            "too_large", f"the image has {len(data):,} bytes, at most {limits.max_bytes:,} are accepted", 413
+        )
+    kind = _kind(data)
+    try:
+        image = _open(kind, data, limits)
+        _check(kind, image, limits)
+        return _pixels(kind, image)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("too_many_pixels", f"the {kind} file declares too many pixels: {error}", 422) from error
+    except MemoryError as error:
+        raise ImageError("unusable_image", f"the {kind} file does not fit into memory: send a smaller one", 422) from error
+    except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
+        raise ImageError(
+            "truncated_image", f"the {kind} file is cut short or damaged ({_line(error)}): send it again, whole"
+        ) from error
+
+
+def _kind(data: bytes) -> str:
+    """The format by its first bytes."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"BM") and data[6:10] == b"\0\0\0\0":
+        return "BMP"
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if len(data) < 12 and any(magic.startswith(data) for magic in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a")):
+        raise ImageError("truncated_image", f"the image ends after {len(data)} bytes: send the whole file")
+    raise ImageError("not_an_image", f"the content is not an image that can be read: expected {ACCEPTED}")
+
+
+def _open(kind: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
+    """Reads the header. The plugins are called by name: Image.open would consult all of Pillow's formats and warn by
+    global settings."""
+    if kind == "WebP":  # libwebp allocates the whole canvas as soon as it is opened
+        _check_size("WebP", *_webp_size(data), limits)
+    stream = BytesIO(data)
+    if kind == "PNG":
+        return PngImagePlugin.PngImageFile(stream)
+    if kind == "JPEG":
+        return JpegImagePlugin.jpeg_factory(stream)
+    if kind == "WebP":
+        return WebPImagePlugin.WebPImageFile(stream)
+    if kind == "GIF":
+        return GifImagePlugin.GifImageFile(stream)
+    if kind == "BMP":
+        return BmpImagePlugin.BmpImageFile(stream)
+    return TiffImagePlugin.TiffImageFile(stream)
+
+
+def _check(kind: str, image: ImageFile.ImageFile, limits: Limits) -> None:
+    _check_size(kind, image.width, image.height, limits)
+    still = kind in ("TIFF", "JPEG", "BMP") or isinstance(image, MpoImagePlugin.MpoImageFile)
+    if not still and getattr(image, "is_animated", False):
+        raise ImageError("animated_image", f"the {kind} file is an animation: send one still picture", 422)
+
+
+def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            "too_many_pixels",
+            f"the {kind} file declares {width} × {height} pixels, at most {limits.max_pixels:,} are accepted",
+            422,
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """The canvas of a WebP file: RFC 9649, sections 2.5 to 2.7."""
+    chunk, head = data[12:16], data[20:30]
+    if len(head) < 10:
+        raise ImageError("truncated_image", f"the WebP file ends after {len(data)} bytes: send the whole file")
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", head[6:10])
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _pixels(kind: str, image: ImageFile.ImageFile) -> Pixels:
+    long_side = max(image.size)
+    if kind == "JPEG" and long_side >= 2 * LONG_SIDE:
+        share = LONG_SIDE / long_side
+        image.draft(image.mode, (max(1, int(image.width * share)), max(1, int(image.height * share))))
+    image.load()
+    picture: Image.Image = image
+    factor = max(image.size) // LONG_SIDE
+    if factor >= 2 and image.mode in ("L", "RGB", "RGBA", "LA", "CMYK"):
+        picture = image.reduce(factor)
+    pixels = _as_array(picture)
+    if factor >= 2 and max(pixels.shape[:2]) >= 2 * LONG_SIDE:
+        height, width = pixels.shape[:2]
+        pixels = cv2.resize(pixels, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
+    if kind != "TIFF":  # Pillow turns TIFF files itself
+        pixels = _upright(pixels, _orientation(image.info.get("exif", b"")))
+    return np.ascontiguousarray(pixels)
+
+
+def _as_array(picture: Image.Image) -> Pixels:
+    mode = picture.mode
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        return _flattened(picture)
+    if mode.startswith(("I", "F")):
+        return _eight_bits(np.asarray(picture))
+    if mode not in ("L", "RGB"):
+        picture = picture.convert("L" if mode == "1" else "RGB")
+    return np.asarray(picture)
+
+
+def _flattened(picture: Image.Image) -> Pixels:
+    """Transparency composited: a drawing on what contrasts with it, a picture with holes on its own mean colour."""
+    if picture.mode.startswith("I"):
+        return _eight_bits(np.asarray(picture))
+    pixels = np.asarray(picture.convert("RGBA") if picture.mode != "RGBA" else picture)
+    alpha = pixels[..., 3:].astype(np.float32) / 255
+    visible = float(alpha.mean())
+    if visible == 0:
+        return np.full(pixels.shape[:2], 255, np.uint8)
+    colour = pixels[..., :3].astype(np.float32)
+    if visible == 1:
+        return np.ascontiguousarray(pixels[..., :3])
+    mean = (colour * alpha).sum((0, 1)) / alpha.sum()
+    ground = mean if visible > 0.75 else np.float32(255.0 if mean @ (0.299, 0.587, 0.114) < 128 else 0.0)
+    return np.rint(colour * alpha + ground * (1 - alpha)).astype(np.uint8)
+
+
+def _eight_bits(values: NDArray[np.generic]) -> Pixels:
+    """16- and 32-bit greys as 8: the full range, or the range used where that is far from full."""
+    numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=65535.0, neginf=0.0)
+    low, high = float(numbers.min()), float(numbers.max())
+    if values.dtype.kind in "ui" and 0 <= low and 4096 <= high <= 65535:
+        return (numbers / 256).astype(np.uint8)
+    if values.dtype.kind in "ui" and 0 <= low and high <= 255:
+        return numbers.astype(np.uint8)
+    if high - low < 1e-6:
+        return np.zeros(values.shape, np.uint8)
+    return np.rint((numbers - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF tag 274 of the first directory, 1 where there is none. Never raises."""
+    start = 6 if exif[:6] == b"Exif\0\0" else 0
+    order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2])
+    if order is None:
+        return 1
+    try:
+        (offset,) = struct.unpack_from(order + "I", exif, start + 4)
+        (entries,) = struct.unpack_from(order + "H", exif, start + offset)
+        for entry in range(min(entries, 200)):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, start + offset + 2 + 12 * entry)
+            if tag == 274:
+                return int(value)
+    except struct.error:
+        pass
+    return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    if orientation in (2, 5, 7):
+        pixels = cv2.flip(pixels, 1)
+        orientation = {2: 1, 5: 8, 7: 6}[orientation]
+    elif orientation == 4:
+        return np.asarray(cv2.flip(pixels, 0), np.uint8)
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.asarray(cv2.rotate(pixels, turn), np.uint8)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

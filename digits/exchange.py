@@ -1,0 +1,190 @@
+"""One HTTP request and its answer: admission, the body under its limit, errors in one shape, the connection left clean."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from digits.requests import Refusal, authorised, boundary_of, busy, too_large
+from digits.settings import Settings
+from digits.telemetry import Telemetry
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("bentoml.digits")
+LINGER_SECONDS = 3.0
+SMALL_BODY = 65_536
+FORM_BYTES = 4096  # boundaries and headers around one picture
+
+
+class Overloaded(Exception):
+    """The model's queue is full, or too slow for the time limit."""
+
+
+class Gate:
+    """What all requests of a worker share: the limits, and how much of them is in use."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self.settings, self.telemetry = settings, telemetry
+        self.key = settings.api_key.encode()
+        self.in_progress = 0
+        self.buffered = 0
+
+
+class Exchange:
+    """One request. `run` does all of it; a handler asks for the `body` and sets `model`."""
+
+    __slots__ = (
+        "boundary",
+        "declared",
+        "gate",
+        "headers",
+        "limit",
+        "model",
+        "pending",
+        "receive",
+        "scope",
+        "send",
+        "started",
+    )
+
+    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gate, self.scope, self.receive, self.send = gate, scope, receive, send
+        self.started = time.perf_counter()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.declared = int(self.headers.get(b"content-length", -1))
+        # Part of the body may still be on its way.
+        self.pending = self.declared > 0 or b"transfer-encoding" in self.headers
+        self.boundary: bytes | None = None
+        self.limit = 0
+        self.model = ""
+
+    async def run(self, handler: Callable[[Exchange], Awaitable[bytes]], limit: int) -> int:
+        """Answers with what the handler gives, or says why not; `limit` is the longest body. Gives the status.
+
+        The handler may raise Refusal and Overloaded; anything else it raises is a 500 and goes to the log.
+        """
+        gate, held = self.gate, 0
+        gate.in_progress += 1
+        gate.telemetry.begin()
+        try:
+            async with asyncio.timeout(gate.settings.timeout) as clock:
+                try:
+                    held = self.admit(limit)
+                    content = await handler(self)
+                except Overloaded:
+                    if clock.expired():  # the batching queue takes a cancellation for an overload of its own
+                        raise TimeoutError from None
+                    raise busy("the model's queue is full; try again in a second") from None
+            return await self.answer(200, content)
+        except Refusal as refusal:
+            return await self.refuse(refusal)
+        except TimeoutError:
+            seconds = f"{gate.settings.timeout:g}"
+            if self.pending:
+                return await self.refuse(Refusal(408, "request_timeout", f"the body took longer than {seconds} s"))
+            return await self.refuse(Refusal(504, "timeout", f"no answer within {seconds} s"))
+        except ConnectionResetError:
+            return 499
+        except Exception:
+            log.exception("%s failed", self.scope["path"])
+            return await self.refuse(Refusal(500, "internal_error", "something went wrong; the server's log says what"))
+        finally:
+            gate.in_progress -= 1
+            gate.buffered -= held
+            gate.telemetry.end()
+
+    def admit(self, limit: int) -> int:
+        """Checks all that can be checked before the body comes. Gives the bytes reserved for it. Raises Refusal."""
+        gate, settings, headers = self.gate, self.gate.settings, self.headers
+        if gate.key and not authorised(headers, gate.key):
+            raise Refusal(401, "unauthorized", "send the API key as X-API-Key", {"WWW-Authenticate": "Bearer"})
+        if gate.in_progress > settings.max_concurrency:
+            raise busy(f"{settings.max_concurrency} requests are being worked on; try again in a second")
+        if not limit:
+            return 0
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Refusal(415, "unsupported_encoding", "send the image without Content-Encoding")
+        self.boundary = boundary_of(headers.get(b"content-type", b""))
+        self.limit = limit if self.boundary is None else limit + FORM_BYTES
+        size = self.declared if self.declared >= 0 else self.limit if self.pending else 0
+        if size > self.limit:
+            raise too_large(limit)
+        if gate.buffered + size > settings.max_buffered_bytes:
+            raise busy("too many bytes are being received; try again in a second")
+        gate.buffered += size
+        return size
+
+    @property
+    def explain(self) -> bool:
+        """Whether the client wants to see what the model saw: ?explain=1 or X-Digits-Explain: 1."""
+        query = self.scope["query_string"]
+        asked = parse_qs(query.decode("latin-1")).get("explain", [""])[-1] if query else ""
+        return (asked or self.headers.get(b"x-digits-explain", b"").decode("latin-1")) in ("1", "true", "yes")
+
+    async def body(self) -> bytes:
+        """The whole body. Raises Refusal 413 as soon as it is longer than the limit."""
+        parts, size, more = [], 0, True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > self.limit:
+                raise too_large(self.limit)
+            more = message.get("more_body", False)
+        self.pending = False
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> int:
+        """Sends JSON. Where a refused body is still coming, the answer goes first and the body is taken in after it."""
+        raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        if self.model:
+            raw.append((b"x-digits-model", self.model.encode()))
+        if headers:
+            raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        if self.pending:
+            raw.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+        if self.scope["method"] == "HEAD":
+            content = b""
+        await self.send({"type": "http.response.body", "body": content, "more_body": self.pending})
+        if self.pending:
+            await self.take_in()
+            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        return status
+
+    async def take_in(self) -> None:
+        """Takes in the rest of a refused body, within reason.
+
+        A connection that is closed on a client which still sends is reset, and the answer lost with it (RFC 9112 9.6).
+        """
+        left = 2 * self.gate.settings.max_bytes
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+    async def refuse(self, refusal: Refusal) -> int:
+        """Sends an error in the shape that all errors have."""
+        self.gate.telemetry.error(refusal.code)
+        if self.pending and 0 < self.declared <= SMALL_BODY:
+            await self.take_in()  # it is here already, or as good as: the connection can be kept
+            self.pending = False
+        return await self.answer(refusal.status, json.dumps(refusal.body()).encode(), refusal.headers)

@@ -1,0 +1,148 @@
+"""From a trained network to `model.onnx`, the file that is served: uint8 pictures in, calibrated probabilities out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from digits.network import IMAGE_SIZE, DigitNet, eleven_way
+
+OPSET = 20
+
+
+class _Served(nn.Module):
+    """Pictures in, calibrated probabilities and digitness out."""
+
+    def __init__(self, net: DigitNet, temperature: float) -> None:
+        super().__init__()
+        self.net = net
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.net(images) / self.temperature
+        return torch.softmax(logits, dim=1), 1 - torch.softmax(eleven_way(logits), dim=1)[:, 10]
+
+
+def to_onnx(net: DigitNet, temperature: float, metadata: Mapping[str, str]) -> bytes:
+    """The network in full precision as ONNX.
+
+    Args:
+        net: trained; it is copied, not changed.
+        temperature: divides the logits.
+        metadata: goes into the file's metadata_props.
+
+    Returns:
+        A model with input `images` uint8 (n, 28, 28) and outputs `probabilities` float32 (n, 10), whose rows sum to
+        1, and `digitness` float32 (n,), the probability that the picture is one digit at all.
+    """
+    # The layout of training is of no use to ONNX Runtime, and would come out as transpositions in the graph.
+    served = _Served(copy.deepcopy(net).cpu().eval().to(memory_format=torch.contiguous_format), temperature)
+    example = torch.zeros((2, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode(False):
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, which are not ours to mend
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            served,
+            (example,),
+            input_names=["images"],
+            output_names=["probabilities", "digitness"],
+            dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        onnx.save(program.model_proto, buffer)
+    return with_metadata(buffer.getvalue(), metadata)
+
+
+def quantise(model: bytes, calibration: NDArray[np.uint8]) -> bytes:
+    """The same model with int8 weights (per channel) and activations: static QDQ quantisation.
+
+    Args:
+        model: from `to_onnx`.
+        calibration: training pictures uint8 (n, 28, 28) of the kinds that are served; their activations set the scales.
+
+    Returns:
+        A model with the same inputs, outputs and metadata. The standardisation and the softmax stay in float.
+    """
+    with tempfile.TemporaryDirectory(prefix="quantise-") as folder:
+        original, prepared, quantised = (
+            str(Path(folder) / name) for name in ("fp32.onnx", "prepared.onnx", "int8.onnx")
+        )
+        Path(original).write_bytes(model)
+        quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantised,
+            _Calibration(calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "Relu", "MaxPool", "Concat", "Reshape", "Transpose"],
+            nodes_to_exclude=_kept_in_float(prepared),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return with_metadata(Path(quantised).read_bytes(), metadata_of(model))
+
+
+def _kept_in_float(path: str) -> list[str]:
+    """Names of the nodes before the first convolution and from the last layer on: cheap, and worth their precision."""
+    nodes = onnx.load(path).graph.node
+    first = next(place for place, node in enumerate(nodes) if node.op_type == "Conv")
+    last = max(place for place, node in enumerate(nodes) if node.op_type == "Gemm")
+    return [node.name for node in (*nodes[:first], *nodes[last:])]
+
+
+def run(
+    model: bytes, images: NDArray[np.uint8], batch_size: int = 250
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities (n, 10) and digitness (n,) of uint8 (n, 28, 28), by ONNX Runtime on all cores."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    parts = [
+        session.run(["probabilities", "digitness"], {"images": images[start : start + batch_size]})
+        for start in range(0, len(images), batch_size)
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def metadata_of(model: bytes) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load_from_string(model).metadata_props}
+
+
+def with_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The model with these entries added to, or replaced in, its metadata_props."""
+    proto = onnx.load_from_string(model)
+    merged = {entry.key: entry.value for entry in proto.metadata_props} | dict(metadata)
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, merged)
+    serialised: bytes = proto.SerializeToString()
+    return serialised
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds the calibration pictures in batches of 50."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.batches: Iterator[NDArray[np.uint8]] = iter(
+            [images[start : start + 50] for start in range(0, len(images), 50)]
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"images": batch}

@@ -1,0 +1,202 @@
+"""The HTTP front: requests with pictures in, JSON out. What it does not know it hands to the application behind it.
+
+A plain ASGI application. Routing, middleware and response classes cost a request more than the network does
+(docs/benchmarks), so the routes that carry the load are answered here, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from digits.classifier import Classifier
+from digits.exchange import App, Exchange, Gate, Message, Receive, Scope, Send
+from digits.imaging import ImageError, Limits, Reading, read
+from digits.requests import Refusal, is_small, multipart
+from digits.settings import Settings
+from digits.telemetry import Telemetry
+
+log = logging.getLogger("bentoml.digits")
+CHUNK = 16  # pictures of a batch that are decoded and handed to the model together
+
+
+class Served(Protocol):
+    """A loaded model and what is known about it."""
+
+    @property
+    def classifier(self) -> Classifier: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+
+
+Scored = tuple[NDArray[np.float32], NDArray[np.float32], Served]
+
+
+class Front:
+    """Answers /predict, /predict_batch and /model; `behind` answers the rest.
+
+    `infer` takes candidates, uint8 (k, 28, 28), and gives their probabilities, float32 (k, 10), their digitness,
+    float32 (k,), and the model that scored them; it raises Overloaded. `current` is the model that answers now.
+    `routes` and `prefixes` are the paths that `behind` knows; no other is passed on.
+    """
+
+    def __init__(
+        self,
+        behind: App,
+        infer: Callable[[NDArray[np.uint8]], Awaitable[Scored]],
+        current: Callable[[], Served],
+        settings: Settings,
+        telemetry: Telemetry,
+        routes: frozenset[str],
+        prefixes: tuple[str, ...] = (),
+    ) -> None:
+        self.behind, self.infer, self.current = behind, infer, current
+        self.settings, self.telemetry = settings, telemetry
+        self.routes, self.prefixes = routes, prefixes
+        self.gate = Gate(settings, telemetry)
+        self.limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+        self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
+        # path: handler, methods, longest body
+        self.handlers: dict[str, tuple[Callable[[Exchange], Awaitable[bytes]], tuple[str, ...], int]] = {
+            "/predict": (self.predict, ("POST",), settings.max_bytes),
+            "/predict_batch": (self.predict_batch, ("POST",), settings.max_batch_bytes),
+            "/model": (self.model, ("GET", "HEAD"), 0),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.behind(scope, receive, send)
+            return
+        started = time.perf_counter()
+        route = scope["path"]
+        found = self.handlers.get(route)
+        if found is not None:
+            handler, methods, limit = found
+            exchange = Exchange(self.gate, scope, receive, send)
+            if scope["method"] in methods:
+                status = await exchange.run(handler, limit)
+            else:
+                allow = ", ".join(methods)
+                refusal = Refusal(405, "method_not_allowed", f"use {methods[0]} for {route}", {"Allow": allow})
+                status = await exchange.refuse(refusal)
+        else:
+            route, status = await self.elsewhere(route, scope, receive, send)
+        seconds = time.perf_counter() - started
+        self.telemetry.request(route, status, seconds)
+        if status >= 400 if self.settings.access_log == "errors" else self.settings.access_log == "all":
+            client = scope.get("client") or ("-",)
+            log.info("%s %s %s %d %.1f ms", client[0], scope["method"], route, status, seconds * 1000)
+
+    async def elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
+        """Hands on what belongs to the application behind. Gives the route, one of a fixed few, and the status."""
+        route = path if path in self.routes else next((p for p in self.prefixes if path.startswith(p)), None)
+        if route is None:
+            refusal = Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
+            return "other", await Exchange(self.gate, scope, receive, send).refuse(refusal)
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await self.behind(scope, receive, watched)
+        return route, status
+
+    async def predict(self, exchange: Exchange) -> bytes:
+        """POST /predict: one picture, raw or as multipart field `image`."""
+        data = await exchange.body()
+        if exchange.boundary is not None:
+            data = multipart(data, exchange.boundary, "image", 1)[0]
+        if is_small(data):
+            reading = self.read(data)
+        else:
+            reading = await asyncio.get_running_loop().run_in_executor(self.pool, self.read, data)
+        if isinstance(reading, Refusal):
+            raise reading
+        probabilities, digitness, served = await self.infer(reading.images)
+        exchange.model = served.name
+        return json.dumps(self.result(reading, probabilities, digitness, served, exchange)).encode()
+
+    async def predict_batch(self, exchange: Exchange) -> bytes:
+        """POST /predict_batch: any number of pictures, each a multipart field `images`; results in the same order."""
+        if exchange.boundary is None:
+            raise Refusal(415, "unsupported_media_type", "send multipart/form-data with one part `images` a picture")
+        body = await exchange.body()
+        images = multipart(body, exchange.boundary, "images", self.settings.max_batch_items)
+        parts = [self.part(images[start : start + CHUNK], exchange) for start in range(0, len(images), CHUNK)]
+        results = [result for part in await asyncio.gather(*parts) for result in part]
+        return json.dumps({"results": results}).encode()
+
+    async def part(self, images: list[bytes], exchange: Exchange) -> list[dict[str, Any]]:
+        """The results of a few of a batch's pictures: decoded in one thread, scored in one go."""
+        loop = asyncio.get_running_loop()
+        readings = await loop.run_in_executor(self.pool, lambda: [self.read(image) for image in images])
+        good = [reading for reading in readings if isinstance(reading, Reading)]
+        if good:
+            probabilities, digitness, served = await self.infer(np.concatenate([reading.images for reading in good]))
+            exchange.model = served.name
+        results, start = [], 0
+        for reading in readings:
+            if isinstance(reading, Refusal):
+                self.telemetry.error(reading.code)
+                results.append(reading.body())
+                continue
+            rows = slice(start, start := start + len(reading.images))
+            results.append(self.result(reading, probabilities[rows], digitness[rows], served, exchange))
+        return results
+
+    def read(self, data: bytes) -> Reading | Refusal:
+        """The reading of one file, or why it has none: whatever a decoder trips over is that file's own trouble."""
+        try:
+            return read(data, self.limits)
+        except ImageError as error:
+            return Refusal(error.status, error.code, str(error))
+        except Exception:
+            log.exception("a picture of %d bytes could not be read", len(data))
+            return Refusal(422, "unusable_image", "the image can't be read")
+
+    def result(
+        self,
+        reading: Reading,
+        probabilities: NDArray[np.float32],
+        digitness: NDArray[np.float32],
+        served: Served,
+        exchange: Exchange,
+    ) -> dict[str, Any]:
+        """The JSON object about one picture."""
+        answer = served.classifier.decide(reading, probabilities, digitness)
+        self.telemetry.answer(answer, reading.crowded, reading.blank)
+        result: dict[str, Any] = {
+            "digit": answer.digit,
+            "probability": round(answer.probability, 6),
+            "probabilities": [round(probability, 6) for probability in answer.probabilities],
+            "accepted": answer.accepted,
+            "model": served.name,
+        }
+        if exchange.explain:
+            png = cv2.imencode(".png", reading.images[answer.chosen])[1].tobytes()
+            result["seen"] = base64.b64encode(png).decode()
+            result["milliseconds"] = round((time.perf_counter() - exchange.started) * 1000, 2)
+        return result
+
+    async def model(self, exchange: Exchange) -> bytes:
+        """GET /model: where the answers come from."""
+        served = self.current()
+        exchange.model = served.name
+        return json.dumps(served.provenance, indent=1).encode()

@@ -1,0 +1,102 @@
+"""The network of the figure: pictures of 28×28 in, ten logits out.
+
+`conv1` feeds `conv2_1` and `conv2_2`; these feed `conv3_1` and `conv3_2`, which are concatenated to `conv3` and read by
+`fc1`, `fc2` and `output`. 2×2 max-pooling stands between the boxes, so that each box is the output of its convolution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGE_SIZE = 28
+DIGITS = 10
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Give each picture zero mean and unit variance, so that brightness, fog and contrast do not reach the network.
+
+    Args:
+        images: uint8 or float (n, 28, 28) or (n, 1, 28, 28), any scale.
+
+    Returns:
+        float32 (n, 1, 28, 28); a picture of one flat colour becomes zeros.
+    """
+    pictures = images.to(torch.float32).reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
+    centred = pictures - pictures.mean(dim=(1, 2, 3), keepdim=True)
+    variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
+    # One grey level of 255 squared: below that there is no picture, only rounding.
+    return centred * torch.rsqrt(variance + 1.0)
+
+
+class Convolution(nn.Sequential):
+    """3×3 convolution that keeps the size, batch normalisation, ReLU: (n, in, h, w) to (n, out, h, w)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Dense(nn.Sequential):
+    """Fully connected layer, batch normalisation, ReLU: (n, in) to (n, out)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True))
+
+
+class Concatenation(nn.Module):
+    """Joins the two branches along the channels: two (n, 256, 7, 7) to (n, 512, 7, 7)."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat((first, second), dim=1)
+
+
+class DigitNet(nn.Module):
+    """28.4 million parameters, of which 25 million are fc1's.
+
+    Args:
+        dropout: share of fc1's and fc2's units that is dropped while training, 0 ≤ dropout < 1.
+    """
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.conv1 = Convolution(1, 32)
+        self.conv2_1 = Convolution(32, 64)
+        self.conv2_2 = Convolution(32, 64)
+        self.conv3_1 = Convolution(64, 256)
+        self.conv3_2 = Convolution(64, 256)
+        self.conv3 = Concatenation()
+        self.fc1 = Dense(7 * 7 * 512, 1000)
+        self.fc2 = Dense(1000, 500)
+        self.output = nn.Linear(500, DIGITS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the ten digits.
+
+        Args:
+            images: uint8 or float (n, 28, 28) or (n, 1, 28, 28), white ink on black as in MNIST.
+
+        Returns:
+            float (n, 10). An eleventh class, "not a digit", has the implicit logit 0: see `eleven_way`.
+        """
+        pooled = F.max_pool2d(self.conv1(standardise(images)), 2)
+        branch_1 = self.conv3_1(F.max_pool2d(self.conv2_1(pooled), 2))
+        branch_2 = self.conv3_2(F.max_pool2d(self.conv2_2(pooled), 2))
+        features = self.conv3(branch_1, branch_2).permute(0, 2, 3, 1).flatten(1)
+        hidden = self.dropout(self.fc1(features))
+        logits: Tensor = self.output(self.dropout(self.fc2(hidden)))
+        return logits
+
+
+def eleven_way(logits: Tensor) -> Tensor:
+    """Append the logit 0 of "not a digit": (n, 10) to (n, 11).
+
+    A softmax does not change when all logits are shifted, so ten free logits and one fixed at zero can express
+    everything that eleven free ones can: the network needs no eleventh output.
+    """
+    return F.pad(logits, (0, 1))

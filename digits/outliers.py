@@ -1,0 +1,371 @@
+"""What is not one digit: letters, signs, words, several digits, scribbles, clothes, faces, textures, noise, blank
+pages; 28 × 28 as the model would get them.
+
+Digits go in (for the kinds that are made of them), pictures and the names of their kinds come out. What a person would
+read as one digit is kept away: letters that share a digit's shape are left out (see `handwriting.LETTERS` and
+`glyphs`), and so is whatever ends up as a plain bar (1) or ring (0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from digits import glyphs, handwriting, imaging, silhouettes
+from digits.handwriting import SIDE, Field, curve, field_of, field_of_strokes
+from digits.photographer import Pen, depth_of, likeness, reference, shoot
+from digits.scenery import Bytes, Floats
+from digits.workers import Progress, in_order
+
+Generator = np.random.Generator
+
+_INK = np.zeros(3, np.float32)
+
+
+def _written_letter(rng: Generator) -> Field:
+    letters = list(handwriting.LETTERS.values())
+    return field_of_strokes(handwriting.strokes_of(letters[rng.integers(len(letters))], rng, 0.35), rng, slant=0.2)
+
+
+def _written_word(rng: Generator) -> Field:
+    letters, strokes, x = list(handwriting.LETTERS.values()), [], 0.0
+    for _ in range(rng.integers(2, 6)):
+        for stroke in handwriting.strokes_of(letters[rng.integers(len(letters))], rng, 0.35):
+            strokes.append(stroke + [x, 0])
+        x += rng.uniform(9, 13)
+    return field_of_strokes(strokes, rng)
+
+
+def _word(rng: Generator) -> Field:
+    return _written_word(rng) if rng.random() < 0.5 else field_of(glyphs.word(rng))
+
+
+def _scribble(rng: Generator) -> Field:
+    points = (
+        np.cumsum(rng.normal(0, 1, (rng.integers(15, 50), 2)), 0)
+        if rng.random() < 0.5
+        else rng.uniform(0, 10, (rng.integers(9, 25), 2))
+    )
+    return field_of_strokes([curve(points)], rng)
+
+
+def _curves(rng: Generator) -> Field:
+    return field_of_strokes(
+        [curve(rng.uniform(0, 10, (rng.integers(2, 5), 2))) for _ in range(rng.integers(5, 10))], rng
+    )
+
+
+def _polygon(corners: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    points = np.asarray(corners, np.float64)
+    return np.concatenate([points, points[:1]])
+
+
+def _ring(x: float, y: float, rx: float, ry: float) -> npt.NDArray[np.float64]:
+    t = np.linspace(0, 2 * np.pi, 40)
+    return np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1)
+
+
+def _shape(rng: Generator) -> Field:
+    """Triangle, square, star, house, heart, smiley, arrow, cross, spiral, sun, tree, fish, stick figure."""
+    t = np.linspace(0, 2 * np.pi, 60)
+    star = [
+        [np.sin(a) * (5 if i % 2 == 0 else 2.2), -np.cos(a) * (5 if i % 2 == 0 else 2.2)]
+        for i, a in enumerate(np.arange(10) * np.pi / 5)
+    ]
+    shapes: list[list[npt.NDArray[np.float64]]] = [
+        [_polygon([[0, 9], [10, 9], [5, 0]])],
+        [_polygon([[0, 0], [10, 0], [10, 10], [0, 10]]), np.array([[0, 0], [10, 10.0]]), np.array([[10, 0], [0, 10.0]])],
+        [_polygon(star)],
+        [_polygon([[0, 10], [10, 10], [10, 4], [5, 0], [0, 4]]), np.array([[4, 10], [4, 6], [6, 6], [6, 10.0]])],
+        [np.stack([16 * np.sin(t) ** 3, -13 * np.cos(t) + 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t)], 1)],
+        [_ring(5, 5, 5, 5), _ring(3.2, 3.5, 0.5, 0.6), _ring(6.8, 3.5, 0.5, 0.6), curve(np.array([[2.5, 6.5], [5, 8.2], [7.5, 6.5]]))],
+        [np.array([[0, 5], [10, 5.0]]), np.array([[6, 1], [10, 5], [6, 9.0]])],
+        [np.array([[5, 0], [5, 10.0]]), np.array([[0, 5], [10, 5.0]])],
+        [np.stack([t * np.cos(2.5 * t), t * np.sin(2.5 * t)], 1)],
+        [_ring(5, 5, 2.2, 2.2), *(np.array([[5 + 3 * np.cos(a), 5 + 3 * np.sin(a)], [5 + 5 * np.cos(a), 5 + 5 * np.sin(a)]]) for a in t[:-1:7])],
+        [_polygon([[5, 0], [9, 4], [1, 4]]), _polygon([[5, 3], [10, 8], [0, 8]]), np.array([[5, 8], [5, 10.0]])],
+        [curve(np.array([[10, 2], [5, 7.5], [0, 5], [5, 2.5], [10, 8]])), np.array([[10, 2], [10, 8.0]]), _ring(2.5, 4.6, 0.3, 0.3)],
+        [_ring(5, 1.5, 1.5, 1.5), np.array([[5, 3], [5, 7.0]]), np.array([[3, 10], [5, 7], [7, 10.0]]), np.array([[2.5, 4.5], [7.5, 4.5]])],
+    ]  # fmt: skip
+    strokes = [s + rng.normal(0, 0.02, s.shape) * np.ptp(s, axis=0).max() for s in shapes[rng.integers(len(shapes))]]
+    turn = rng.uniform(-0.5, 0.5)
+    spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return field_of_strokes([s @ spin for s in strokes], rng)
+
+
+def _glyphs(characters: str | None, fonts: tuple[str, ...]) -> Callable[[Generator], Field]:
+    def draw(rng: Generator) -> Field:
+        return field_of(glyphs.any_of(characters or glyphs.symbols(), fonts, rng))
+
+    return draw
+
+
+# Kinds made of ink, drawn with any pen, straight or photographed.
+_INKED: dict[str, Callable[[Generator], Field]] = {
+    "handwritten letters": _written_letter,
+    "printed letters": _glyphs(glyphs.LATIN, glyphs.LATIN_FONTS),
+    "Greek letters": _glyphs(glyphs.GREEK, glyphs.WIDE_FONTS),
+    "Cyrillic letters": _glyphs(glyphs.CYRILLIC, glyphs.WIDE_FONTS),
+    "Hebrew and Arabic letters": _glyphs(glyphs.HEBREW_ARABIC, glyphs.WIDE_FONTS[:2]),
+    "symbols": _glyphs(None, glyphs.WIDE_FONTS[:1]),
+    "words": _word,
+    "scribbles": _scribble,
+    "curves": _curves,
+    "shapes": _shape,
+}
+# Kinds in grey, shown as they are or taken for a picture by imaging.
+_GREY: dict[str, Callable[[Generator], Bytes]] = {
+    "clothes": silhouettes.clothes,
+    "knitwear": silhouettes.knitwear,
+    "faces": silhouettes.face,
+    "buildings": silhouettes.buildings,
+    "flowers": silhouettes.flowers,
+    "clouds": silhouettes.clouds,
+    "noise": silhouettes.noise,
+    "blanks": silhouettes.blank,
+    "gradients": silhouettes.gradient,
+    "stripes": silhouettes.stripes,
+    "checkerboards": silhouettes.checkerboard,
+    "barcodes": silhouettes.barcode,
+}
+_OF_DIGITS = ("several digits", "fragments", "scratched out", "empty pages")
+
+HELD_OUT_KINDS = ("Cyrillic letters", "knitwear", "flowers", "barcodes")
+TRAINED_KINDS = tuple(kind for kind in (*_INKED, *_GREY, *_OF_DIGITS) if kind not in HELD_OUT_KINDS)
+# Letters, clothes, faces and several digits are what users send by mistake: they get a larger share than stripes do.
+_SHARES = {
+    "handwritten letters": 4.0,
+    "printed letters": 2.0,
+    "several digits": 3.0,
+    "clothes": 3.0,
+    "faces": 2.0,
+    "buildings": 2.0,
+    "noise": 2.0,
+}
+
+
+def reads_as_bar_or_ring(image: Bytes) -> bool:
+    """Whether a picture (28, 28) holds just one straight bar or one plain ring, which anyone would take for a 1 or a
+    0.
+    """
+    mask = (image >= max(0.4 * float(image.max()), 40)).astype(np.uint8)
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outer = [i for i, level in enumerate(levels[0]) if level[3] < 0 and len(outlines[i]) > 6] if outlines else []
+    if len(outer) != 1:
+        return False
+    outline = outlines[outer[0]]
+    (_, (width, height), _), area = cv2.minAreaRect(outline), cv2.contourArea(outline)
+    if min(width, height) + 1 < 0.36 * (max(width, height) + 1):
+        return True
+    holes = [cv2.contourArea(o) for o, level in zip(outlines, levels[0], strict=True) if level[3] == outer[0]]
+    solid = area / max(cv2.contourArea(cv2.convexHull(outline)), 1)
+    return bool(holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86)
+
+
+def _framed(grey: Floats, rng: Generator) -> Bytes:
+    """Ink (any square, 0..1) as a thumbnail: mostly fitted and centred by mass as MNIST does, else placed by chance
+    or filling the frame.
+    """
+    image = reference(grey)
+    if rng.random() < 0.4:
+        scale = rng.uniform(0.75, 1.35)
+        turn = cv2.getRotationMatrix2D((13.5, 13.5), 0, scale)
+        turn[:, 2] += rng.normal(0, 1.5, 2)
+        image = np.asarray(cv2.warpAffine(image, turn, (28, 28)), np.uint8)
+    if rng.random() < 0.3:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9)), np.uint8)
+    return image
+
+
+def _candidate(picture: Bytes, rng: Generator) -> Bytes:
+    images = imaging.interpret(picture).images
+    return np.asarray(images[rng.integers(len(images))], np.uint8)
+
+
+def _drawn(field: Field, rng: Generator) -> Floats:
+    pen = Pen(
+        float(np.exp(rng.uniform(np.log(0.05), np.log(0.16)))) if field.edge is None or rng.random() < 0.5 else 0.0,
+        1.0,
+        _INK,
+        0.0,
+    )
+    return np.asarray(np.clip(depth_of(field, pen, rng, 0.3) + 0.5, 0, 1), np.float32)
+
+
+def drawn_digit(field: Field, rng: Generator) -> Bytes:
+    """A field inked with a pen of chance width and framed as MNIST does: uint8 (28, 28)."""
+    return reference(_drawn(field, rng))
+
+
+def _inked(field: Field, rng: Generator) -> Bytes:
+    route = rng.random()
+    if route < 0.5:
+        return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, rng)
+    image = _framed(_drawn(field, rng), rng)
+    return _candidate(image if rng.random() < 0.7 else 255 - image, rng) if route < 0.7 else image
+
+
+def _grey(picture: Bytes, rng: Generator) -> Bytes:
+    route = rng.random()
+    small = np.asarray(cv2.resize(picture, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+    if route < 0.5:
+        return small
+    if route < 0.75:
+        return _candidate(small, rng)
+    return _candidate(picture if rng.random() < 0.7 else cv2.resize(picture, None, fx=2, fy=2), rng)
+
+
+def _arranged(digits: list[Bytes], rng: Generator) -> Bytes:
+    """Two to four digits (28, 28) in one picture: in a row, stacked, in a square, or over each other."""
+    trimmed = [d[:, max(0, np.flatnonzero(d.any(0))[0] - 1) : np.flatnonzero(d.any(0))[-1] + 2] for d in digits]
+    layout = rng.choice(["row", "stack", "square", "overlap"], p=[0.5, 0.15, 0.2, 0.15])
+    if layout == "square":
+        four = [digits[i % len(digits)] for i in range(4)]
+        return np.vstack([np.hstack(four[:2]), np.hstack(four[2:])])
+    if layout == "stack":
+        return np.vstack(digits[:3])
+    if layout == "overlap":
+        canvas = np.zeros((40, 40), np.uint8)
+        for digit in digits[:3]:
+            y, x = rng.integers(0, 13, 2)
+            canvas[y : y + 28, x : x + 28] = np.maximum(canvas[y : y + 28, x : x + 28], digit)
+        return canvas
+    gap = int(rng.integers(-2, 6))
+    canvas = np.zeros((28, sum(t.shape[1] + gap for t in trimmed) + 30), np.uint8)
+    x = 3
+    for t in trimmed:
+        y = int(rng.integers(-2, 3))
+        moved = np.roll(t, y, 0)
+        canvas[:, x : x + t.shape[1]] = np.maximum(canvas[:, x : x + t.shape[1]], moved)
+        x += t.shape[1] + gap
+    return canvas[:, : x + 3]
+
+
+def _square(picture: Bytes) -> Bytes:
+    height, width = picture.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return np.pad(picture, ((top, side - height - top), (left, side - width - left)))
+
+
+def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
+    for _ in range(20):
+        chosen = rng.integers(len(images), size=rng.integers(2, 5))
+        if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
+            continue  # a 1 beside or over another digit can read as a part of it; a digit over itself reads as itself
+        picture = _arranged([images[i] for i in chosen], rng)
+        route = rng.random()
+        if route < 0.5:
+            squeezed = picture if route < 0.2 else _square(picture)
+            image = np.asarray(cv2.resize(squeezed, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+            return np.asarray(np.clip(image.astype(np.float32) * (255 / max(int(image.max()), 1)), 0, 255), np.uint8)
+        square = _square(picture)
+        candidate = _candidate(
+            square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture, rng
+        )
+        # Imaging may rightly have picked one of them: then it is a digit, and no outlier.
+        if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.7:
+            return candidate
+    return np.asarray(
+        cv2.resize(np.vstack([np.hstack(images[:2]), np.hstack(images[-2:])]), (28, 28), interpolation=cv2.INTER_AREA),
+        np.uint8,
+    )
+
+
+def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
+    """Less than 45% of a digit's ink, cut off by the frame; not of 0, 1, 7 and 9, whose parts are digits too."""
+    fit = np.flatnonzero(np.isin(labels, (2, 3, 4, 5, 6, 8)))
+    digit = images[fit[rng.integers(len(fit))]] if len(fit) else images[rng.integers(len(images))]
+    angle, share = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.45)
+    y, x = np.mgrid[:28, :28]
+    across = np.cos(angle) * x + np.sin(angle) * y
+    order = np.argsort(across, axis=None)
+    ink = np.cumsum(digit.ravel()[order].astype(np.float64))
+    cut = across.ravel()[order][np.searchsorted(ink, share * ink[-1])]
+    kept = np.where(across < cut, digit, 0).astype(np.uint8)
+    push = (
+        np.array([[1, 0, np.cos(angle) * (28 - cut) * 0.3], [0, 1, np.sin(angle) * (28 - cut) * 0.3]])
+        if rng.random() < 0.5
+        else np.eye(3)[:2]
+    )
+    return np.asarray(cv2.warpAffine(kept, push, (28, 28)), np.uint8)
+
+
+def _scratched(images: Bytes, rng: Generator) -> Bytes:
+    field = field_of(images[rng.integers(len(images))])
+    left, top, width, height = field.box
+    n = int(rng.integers(9, 22))
+    points = np.stack([np.linspace(left - 5, left + width + 5, n) if rng.random() < 0.5 else rng.uniform(left - 5, left + width + 5, n),
+                       np.where(np.arange(n) % 2 == 0, top, top + height) + rng.normal(0, 0.12 * height, n)], 1)  # fmt: skip
+    if rng.random() < 0.3:
+        points = points[:, ::-1]
+    canvas = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.polylines(canvas, [np.rint(curve(points) * 16).astype(np.int32)], False, 1, 1, cv2.LINE_8, 4)
+    scratch = cv2.distanceTransform(1 - canvas, cv2.DIST_L2, 5)
+    edge = np.maximum(
+        field.edge if field.edge is not None else -field.distance, np.float32(rng.uniform(2.5, 6)) - scratch
+    )
+    return _inked(Field(np.minimum(field.distance, scratch), edge, cv2.boundingRect((edge > 0).astype(np.uint8))), rng)  # type: ignore[arg-type]
+
+
+_NOTHING = Field(np.full((SIDE, SIDE), 1e3, np.float32), None, (20.0, 20.0, 100.0, 100.0))
+
+
+def _make(kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
+    if kind in _INKED:
+        return _inked(_INKED[kind](rng), rng)
+    if kind in _GREY:
+        return _grey(_GREY[kind](rng), rng)
+    if kind == "several digits":
+        return _several(images, labels, rng)
+    if kind == "fragments":
+        return _fragment(images, labels, rng)
+    if kind == "scratched out":
+        return _scratched(images, rng)
+    return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, rng)
+
+
+def _make_one(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    kinds: tuple[str, ...],
+    shares: npt.NDArray[np.float64],
+    rng: Generator,
+) -> tuple[Bytes, str]:
+    kind = kinds[rng.choice(len(kinds), p=shares)]
+    for _ in range(50):
+        image = _make(kind, images, labels, rng)
+        if not reads_as_bar_or_ring(image):
+            break
+    return image, kind
+
+
+def make_outliers(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    kinds: tuple[str, ...] = TRAINED_KINDS,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> tuple[Bytes, list[str]]:
+    """Make pictures that hold no single digit: uint8 (count, 28, 28) and each one's kind, in random order.
+
+    Half comes straight as a thumbnail, half through a picture and imaging, of whose candidates any is taken. `images`
+    (n, 28, 28) and `labels` (n,) are the digits that some kinds are made of. The same arguments give the same
+    pictures, whatever `workers` is.
+    """
+    unknown = set(kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
+    if unknown or not kinds:
+        raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {sorted(TRAINED_KINDS + HELD_OUT_KINDS)}")
+    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
+    shares /= shares.sum()
+
+    make = partial(_make_one, images, labels, tuple(kinds), shares)
+    made = list(in_order(make, count, seed, workers, progress))
+    return np.stack([image for image, _ in made]), [kind for _, kind in made]

@@ -1,0 +1,324 @@
+"""A digit goes in, the photograph, scan or drawing that a user might send comes out; and back through imaging, a
+training set of what the model will see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from digits import handwriting, imaging, scenery
+from digits.data import Split
+from digits.handwriting import Field
+from digits.scenery import Bytes, Floats
+from digits.workers import Progress, in_order
+
+# A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
+# likely lost it, and the label would be noise: see `make_photographs`.
+RECOGNISABLE = 0.55
+WRITTEN_SHARE = 0.15  # digits written from our own skeletons instead of taken from the data set
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A photograph and what it is of.
+
+    Attributes:
+        picture: uint8 (h, w, 3), RGB.
+        ink: float32 (h, w), how much of each pixel the digit's strokes cover, 0..1.
+    """
+
+    picture: Bytes
+    ink: Floats
+
+
+@dataclass(frozen=True)
+class Pen:
+    """What writes.
+
+    Attributes:
+        width: of the stroke, as a share of the digit's height; 0 keeps the width it was written with.
+        strength: how much of the ground the ink hides, 0..1.
+        colour: float32 (3,), RGB in 0..1.
+        grain: how much the paper's tooth shows in the stroke, 0..1.
+    """
+
+    width: float
+    strength: float
+    colour: Floats
+    grain: float
+
+
+def pick_pen(rng: np.random.Generator, hardness: float, dark_ground: bool) -> Pen:
+    """A ballpoint, felt pen, pencil, marker or the pen that the digit was written with; chalk and the like on a dark
+    ground.
+    """
+    kind = rng.choice(["ballpoint", "felt", "pencil", "marker", "own"], p=[0.33, 0.2, 0.22, 0.1, 0.15])
+    low, high = {
+        "ballpoint": (0.018, 0.055),
+        "felt": (0.04, 0.1),
+        "pencil": (0.018, 0.07),
+        "marker": (0.09, 0.2),
+        "own": (0, 0),
+    }[str(kind)]
+    width = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low else 0.0
+    if dark_ground:
+        colour = np.clip(np.array([0.92, 0.92, 0.88]) + rng.normal(0, 0.12, 3), 0.5, 1)
+        return Pen(width, rng.uniform(0.85 - 0.4 * hardness, 1.0), colour.astype(np.float32), rng.uniform(0, 0.7))
+    if kind == "pencil":
+        faint = rng.uniform(0.55 - 0.42 * hardness, 0.85)
+        return Pen(width, faint, np.full(3, rng.uniform(0.15, 0.4), np.float32), rng.uniform(0.1, 0.6))
+    palette = [
+        [0.1, 0.1, 0.12],
+        [0.1, 0.15, 0.55],
+        [0.7, 0.1, 0.12],
+        [0.1, 0.4, 0.2],
+        [0.4, 0.1, 0.5],
+        [0.85, 0.45, 0.1],
+    ]
+    colour = palette[rng.choice(6, p=[0.38, 0.36, 0.12, 0.06, 0.05, 0.03])] + rng.normal(0, 0.05, 3)
+    return Pen(
+        width, rng.uniform(0.85 - 0.35 * hardness, 1.0), np.clip(colour, 0, 1).astype(np.float32), rng.uniform(0, 0.35)
+    )
+
+
+def depth_of(field: Field, pen: Pen, rng: np.random.Generator, hardness: float) -> Floats:
+    """How deep inside the stroke each field pixel lies (float32 (140, 140), negative outside), after the pen's width,
+    pressure, wobble and gaps.
+    """
+    height = max(field.box[3], 0.5 * field.box[2])
+    if pen.width == 0 and field.edge is not None:
+        depth = field.edge + np.float32(rng.normal(0, 0.008) * height)
+    else:
+        width = pen.width or float(np.exp(rng.uniform(np.log(0.03), np.log(0.15))))
+        depth = np.float32(width * height / 2) - field.distance
+    half = max(float(depth.max()), 0.5)
+    side = handwriting.SIDE
+    if rng.random() < 0.5:  # pressure
+        depth = depth - np.float32(half * rng.uniform(0.1, 0.5)) * np.clip(
+            scenery.smooth_field(side, side, rng, 6), 0, 1
+        )
+    if rng.random() < 0.3 * hardness:  # the pen skips
+        skips = scenery.smooth_field(side, side, rng, 14)
+        depth = np.where(skips > np.float32(rng.uniform(0.9, 1.05)), np.float32(-1), depth)
+    if rng.random() < 0.5:  # an unsteady hand
+        amount, cells = np.float32(rng.uniform(1, 5) * 2), int(rng.integers(3, 9))
+        grid = np.arange(side, dtype=np.float32)
+        shift_x = grid[None] + amount * (scenery.smooth_field(side, side, rng, cells) - np.float32(0.5))
+        shift_y = grid[:, None] + amount * (scenery.smooth_field(side, side, rng, cells) - np.float32(0.5))
+        depth = cv2.remap(depth, shift_x, shift_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-50)
+    return np.asarray(depth, np.float32)
+
+
+def _frame(rng: np.random.Generator, hardness: float) -> tuple[int, int, float]:
+    """Height and width of the picture and height of the digit, in pixels."""
+    height = float(np.clip(np.exp(rng.normal(np.log(210), 0.5)), 28, 1000))
+    width = float(np.clip(height * np.exp(rng.normal(-0.08, 0.22)), 28, 1000))
+    low, high = 0.45 - 0.38 * hardness, 0.8 + 0.15 * hardness
+    share = np.exp(rng.uniform(np.log(low), np.log(high)))
+    size = max(share * min(height, 1.3 * width), 17.0)
+    return round(max(height, size * 1.1)), round(max(width, size * 0.9)), float(size)
+
+
+def _pose(rng: np.random.Generator, hardness: float, height: int, width: int) -> npt.NDArray[np.float64]:
+    """The homography from the picture to the page, in pixels, the middle kept: the camera's turn and tilt."""
+    angle = np.clip(rng.normal(0, 0.04 + 0.09 * hardness), -0.35, 0.35)
+    tilt = rng.normal(0, 0.03 + 0.12 * hardness, 2).clip(-0.3, 0.3)
+    reach = max(height, width)
+    centre = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1.0]])
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [tilt[0] / reach, tilt[1] / reach, 1]]
+    )
+    return np.linalg.inv(centre) @ turn @ centre
+
+
+def _place(
+    field: Field, size: float, height: int, width: int, rng: np.random.Generator, hardness: float
+) -> npt.NDArray[np.float64]:
+    """The affine map (3, 3) from the page to the field, which puts the digit, `size` pixels high, somewhere in the
+    frame.
+    """
+    left, top, box_width, box_height = field.box
+    scale = size / max(box_height, 0.6 * box_width)
+    stretch, slant = np.exp(rng.normal(0, 0.1)), rng.normal(0, 0.08)
+    turn = np.clip(rng.normal(0, 0.06), -0.15, 0.15)
+    linear = (
+        scale
+        * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        @ np.array([[stretch, slant], [0, 1]])
+    )
+    half = np.abs(linear) @ np.array([box_width, box_height]) / 2
+    frame = np.array([width, height]) / 2
+    shrink = min(1.0, float((0.95 * frame / half).min()))
+    linear, half = linear * shrink, half * shrink
+    room = np.maximum(frame - half, 0)
+    spread = 0.5 + 0.5 * hardness
+    centre = frame + rng.uniform(-spread, spread, 2) * room
+    if rng.random() < 0.08 * hardness:  # touching the frame, a little cut
+        axis, side = int(rng.integers(2)), rng.choice([-1.0, 1.0])
+        centre[axis] = frame[axis] + side * (frame[axis] - half[axis] * rng.uniform(0.9, 1.02))
+    to_page = np.eye(3)
+    to_page[:2, :2] = linear
+    to_page[:2, 2] = centre - linear @ np.array([left + box_width / 2, top + box_height / 2])
+    return np.linalg.inv(to_page)
+
+
+def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
+    """Ink a field on some ground and take its picture.
+
+    `hardness` 0..1: how likely and how strong each disturbance is.
+    """
+    height, width, size = _frame(rng, hardness)
+    screen = rng.random() < 0.1
+    dark_ground = rng.random() < 0.06 + 0.06 * hardness
+    pen = pick_pen(rng, hardness, dark_ground)
+    pose = np.eye(3) if screen else _pose(rng, hardness, height, width)
+    placed = _place(field, size, height, width, rng, hardness)
+    pixel = np.float32(1 / np.hypot(placed[0, 0], placed[1, 0]))  # picture pixels for one field pixel
+
+    depth = depth_of(field, pen, rng, hardness)
+    seen_depth = cv2.warpPerspective(
+        depth,
+        placed @ pose,
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=-50,
+    )
+    depth = seen_depth * pixel
+    stroke = 2 * float(depth.max())
+    if 0 < stroke < 1.3:  # no pen draws thinner than the camera sees
+        depth = depth + np.float32(0.65 - stroke / 2)
+        stroke = 1.3
+    ink = np.clip(depth / np.float32(rng.uniform(0.8, 1.5)) + np.float32(0.5), 0, 1)
+
+    if screen:
+        bright = 0.0 if dark_ground else 1.0
+        tint = np.full(3, bright) if rng.random() < 0.7 else np.abs(bright - rng.uniform(0, 0.3, 3))
+        picture = scenery.sheet_of(height, width, tint)
+        scenery.blend(picture, np.rint(pen.colour * 4) / 4 if rng.random() < 0.5 else np.full(3, 1 - bright), ink)
+        seen = cv2.merge([scenery.to_bytes(plane) for plane in picture])
+        if rng.random() < 0.5 * hardness:
+            seen = scenery.camera(picture, rng, 0.3 * hardness, max(stroke, 1.3))
+        return Shot(np.asarray(seen, np.uint8), ink)
+
+    picture = scenery.board(height, width, rng) if dark_ground else scenery.paper(height, width, rng, hardness)
+    wants_rules = rng.random() < 0.15 + 0.35 * hardness
+    wants_edge = rng.random() < 0.15 * hardness
+    if wants_rules or wants_edge:
+        u, v = scenery.page_coordinates(pose, height, width)
+        if wants_rules:
+            scenery.rule(picture, u, v, size, pen.strength, rng, hardness)
+        if wants_edge:
+            corners = (
+                np.linalg.inv(placed)
+                @ np.array(
+                    [
+                        [field.box[0] + dx * field.box[2], field.box[1] + dy * field.box[3], 1]
+                        for dx in (0, 1)
+                        for dy in (0, 1)
+                    ]
+                ).T
+            )
+            scenery.table_edge(
+                picture, u, v, (corners[0].min(), corners[1].min(), corners[0].max(), corners[1].max()), rng
+            )
+    alpha = ink * np.float32(pen.strength)
+    if pen.grain > 0.05:
+        alpha = alpha * np.clip(1 + np.float32(pen.grain) * scenery.fractal_noise(height, width, rng, 0.5), 0, 1)
+    scenery.blend(picture, pen.colour, alpha)
+    x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
+    scenery.clutter(picture, (x, y, x + w, y + h), rng, hardness)
+    scenery.light(picture, rng, hardness)
+    return Shot(scenery.camera(picture, rng, hardness, max(stroke, 1.3)), ink)
+
+
+def photograph(digit: Bytes, rng: np.random.Generator, hardness: float) -> Bytes:
+    """Photograph a digit, uint8 (28, 28), light on black as in MNIST, as phones, scanners and tablets would show it.
+
+    Returns uint8 (h, w, 3), RGB, 28 to 1,000 pixels a side. Raises ValueError where the digit is blank.
+    """
+    return shoot(handwriting.field_of(digit), rng, hardness).picture
+
+
+def reference(ink: Floats) -> Bytes:
+    """What perfect imaging would hand over: the strokes fitted to 20 × 20 and centred by mass in 28 × 28, uint8."""
+    x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
+    if w == 0:
+        return np.zeros((28, 28), np.uint8)
+    part, scale = ink[y : y + h, x : x + w], 20 / max(w, h)
+    fitted = cv2.resize(part, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
+    fitted = fitted / max(float(fitted.max()), 1e-6)
+    # Not cv2.moments, which takes a picture two pixels wide for a list of points.
+    mass = float(fitted.sum())
+    left = 13.5 - float(fitted.sum(0) @ np.arange(fitted.shape[1])) / mass
+    top = 13.5 - float(fitted.sum(1) @ np.arange(fitted.shape[0])) / mass
+    moved = cv2.warpAffine(fitted, np.array([[1, 0, left], [0, 1, top]]), (28, 28))
+    return np.asarray(np.clip(moved * 255, 0, 255), np.uint8)
+
+
+def likeness(candidates: Bytes, target: Bytes) -> Floats:
+    """How much each candidate (k, 28, 28) looks like the target (28, 28): the best normalised correlation over shifts
+    of two pixels, both blurred so that the pen's width counts little. Returns (k,), 1 for the same.
+    """
+    soft = cv2.GaussianBlur(target.astype(np.float32), (0, 0), 1.5)
+    found = []
+    for candidate in candidates:
+        wide = cv2.copyMakeBorder(
+            cv2.GaussianBlur(candidate.astype(np.float32), (0, 0), 1.5), 2, 2, 2, 2, cv2.BORDER_CONSTANT
+        )
+        found.append(float(cv2.matchTemplate(wide, soft, cv2.TM_CCOEFF_NORMED).max()))
+    return np.nan_to_num(np.array(found, np.float32), posinf=0, neginf=0)
+
+
+def _field(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:
+    index = int(rng.integers(len(images)))
+    label = int(labels[index])
+    if rng.random() < WRITTEN_SHARE * (2 if label in (1, 7) else 1):
+        return handwriting.write_digit(label, rng), label
+    return handwriting.field_of(images[index]), label
+
+
+def _photograph_one(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    hardness: tuple[float, float],
+    keep_lost: float,
+    rng: np.random.Generator,
+) -> tuple[Bytes, int]:
+    while True:
+        field, label = _field(images, labels, rng)
+        shot = shoot(field, rng, rng.uniform(*hardness))
+        candidates = imaging.interpret(shot.picture).images
+        alike = likeness(candidates, reference(shot.ink))
+        best = int(alike.argmax())
+        if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
+            return candidates[best], label
+
+
+def make_photographs(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    hardness: tuple[float, float] = (0.0, 1.0),
+    workers: int = 2,
+    progress: Progress | None = None,
+    keep_lost: float = 0.1,
+) -> Split:
+    """Photograph digits drawn at random and bring them back through imaging, as training data: Split of (count, 28,
+    28) and (count,).
+
+    Of imaging's candidates the one most like the photographed digit is kept. Where even that one's likeness is below
+    RECOGNISABLE, imaging has lost the digit and the label would be noise: the sample is kept with probability
+    `keep_lost` only, else another digit is photographed in its place. The same (images, labels, count, seed, hardness)
+    give the same split, whatever `workers` is.
+    """
+    make = partial(_photograph_one, images, labels, hardness, keep_lost)
+    made = list(in_order(make, count, seed, workers, progress))
+    return Split(np.stack([image for image, _ in made]), np.array([label for _, label in made], np.int64))

@@ -1,0 +1,61 @@
+"""Many things made by chance, the same ones whatever the number of processes: a function of a random generator goes
+in, its results come out in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+
+_CHUNK = 64
+_SMALL = 256  # below this, starting processes takes longer than the work
+_make: Callable[[np.random.Generator], Any] | None = None
+
+
+def _start(make: Callable[[np.random.Generator], Any]) -> None:
+    global _make
+    _make = make
+    cv2.setNumThreads(1)  # one process for each core: OpenCV's own threads would only get in each other's way
+
+
+def _chunk(seed: int, start: int, stop: int) -> list[Any]:
+    assert _make is not None
+    return [_make(_generator(seed, index)) for index in range(start, stop)]
+
+
+def _generator(seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+
+
+def in_order(
+    make: Callable[[np.random.Generator], T], count: int, seed: int, workers: int = 1, progress: Progress | None = None
+) -> Iterator[T]:
+    """Yield `count` results of `make`, each from a random generator of its own.
+
+    With more than one worker `make` runs in fresh processes (spawned, since torch's threads do not survive a fork): it
+    must be picklable, and a script that calls this needs its `if __name__ == "__main__"`. `progress` is called with (done, count) as results arrive.
+    """
+    if workers <= 1 or count < _SMALL:
+        for index in range(count):
+            yield make(_generator(seed, index))
+            if progress is not None:
+                progress(index + 1, count)
+        return
+    starts = range(0, count, _CHUNK)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (make,)) as pool:
+        futures = [pool.submit(_chunk, seed, start, min(start + _CHUNK, count)) for start in starts]
+        done = 0
+        for future in futures:
+            for made in future.result():
+                done += 1
+                yield made
+            if progress is not None:
+                progress(done, count)

@@ -1,0 +1,299 @@
+"""The service: `bentoml serve service:svc`. Pictures come in over HTTP, digits with probabilities go out.
+
+BentoML starts the workers, batches what arrives together, builds the image and has the system routes; digits.front
+speaks HTTP on the two routes that carry pictures. What is here joins the two, and finds the model in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import platform
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+import onnxruntime
+from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.context import server_context
+from bentoml.exceptions import BentoMLException, NotFound, ServiceUnavailable
+from numpy.typing import NDArray
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from deploy.oci.image import ServingImage
+from digits.classifier import CLASSES, SIDE, Classifier, ModelError
+from digits.exchange import App, Overloaded
+from digits.front import Front
+from digits.openapi import Picture, PictureAnswer, describe
+from digits.settings import Settings, SettingsError, load
+from digits.telemetry import Telemetry
+
+log = logging.getLogger("bentoml.digits")
+HERE = Path(__file__).resolve().parent
+NAME = "digits"
+SYSTEM_ROUTES = frozenset(
+    {"/", "/docs", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics", "/ui"}
+)
+PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
+WARM_UP = 24  # BentoML's batching queue measures the model with its first 15 or so calls
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:;"
+        " connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(self), geolocation=(), microphone=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-cache",  # asked again each time, answered 304 while unchanged
+}
+
+
+class StartError(BentoMLException):
+    """Ends the start with one line."""
+
+
+def settings_or_error() -> Settings:
+    try:
+        return load(os.environ)
+    except SettingsError as error:
+        raise StartError(str(error)) from None
+
+
+SETTINGS = settings_or_error()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One model of the store, loaded and checked."""
+
+    classifier: Classifier
+    tag: str
+    name: str
+    provenance: dict[str, Any] = field(repr=False)
+
+
+def find(tag: str) -> bentoml.Model:
+    """The stored model with that tag; without a version, the newest of that name. Raises StartError."""
+    try:
+        return bentoml.models.get(tag)
+    except NotFound:
+        store = BentoMLContainer.bentoml_home.get()
+        asked = f"model {tag!r}" if ":" in tag else f"model called {tag!r}"
+        raise StartError(f"there is no {asked} in the BentoML store {store}; train one with `make train`") from None
+
+
+def load_model(model: bentoml.Model, bento: str) -> Loaded:
+    """Loads model.onnx out of a stored model, whatever folders are around it. Raises StartError."""
+    files = sorted(Path(model.path).rglob("*.onnx"), key=lambda file: (file.name != "model.onnx", len(file.parts)))
+    if not files:
+        raise StartError(f"the stored model {model.tag} has no .onnx file; import it again with the promote step")
+    try:
+        classifier = Classifier(files[0], SETTINGS.model_threads)
+    except ModelError as error:
+        raise StartError(f"the stored model {model.tag} can't be served: {error}") from None
+    known = {**classifier.metadata, **{str(key): value for key, value in (model.info.metadata or {}).items()}}
+    expected = known.get("sha256")
+    if expected and expected != classifier.sha256:
+        raise StartError(
+            f"the stored model {model.tag} has been altered: sha256 {classifier.sha256}, registered as {expected}"
+        )
+    version = known.get("version") or (None if "version" in classifier.metadata else model.tag.version)
+    name = f"{NAME}:{version or classifier.version}"
+    facts = (
+        "version",
+        "model_id",
+        "run_id",
+        "git_commit",
+        "dirty",
+        "dataset",
+        "fingerprint",
+        "trained_at",
+        "precision",
+    )
+    provenance = {
+        "model": name,
+        "tag": str(model.tag),
+        "bento": bento,
+        **{fact: known.get(fact) for fact in facts},
+        "sha256": classifier.sha256,
+        "threshold": classifier.threshold,
+        "metadata": known,
+        "libraries": {
+            "python": platform.python_version(),
+            "bentoml": bentoml.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    return Loaded(classifier, str(model.tag), name, provenance)
+
+
+class Application(ServiceAppFactory):
+    """BentoML's application with the front before it, the page beside it and no middleware on every request."""
+
+    front: Front
+
+    def __call__(self) -> Any:
+        app = super().__call__()
+        if PAGE.is_dir():
+            app.mount("/ui", Page(directory=PAGE, html=True), name="ui")
+        app.add_route("/docs", super().index_page, name="docs")
+        return app
+
+    def asgi(self) -> App:
+        """The whole: CORS where asked for, the front, BentoML's routes."""
+        names = server_context.bento_name, server_context.bento_version
+        telemetry = Telemetry(BentoMLContainer.metrics_client.get(), self.name, *names)
+        current = lambda: self.instance.current  # noqa: E731
+        self.front = Front(
+            self(), self.infer, current, SETTINGS, telemetry, SYSTEM_ROUTES, ("/ui/", "/static_content/")
+        )
+        if not SETTINGS.cors_origins:
+            return self.front
+        exposed, methods = ["X-Digits-Model", "Retry-After"], ["GET", "POST"]
+        allowed = ["Content-Type", "X-API-Key", "Authorization", "X-Digits-Explain"]
+        return CORSMiddleware(self.front, SETTINGS.cors_origins, methods, allowed, expose_headers=exposed)
+
+    @property
+    def instance(self) -> Any:
+        return self._service_instance
+
+    @property
+    def middlewares(self) -> list[Any]:
+        # BentoML's metrics label by raw path, and its access log and time limit are the front's business here. What
+        # stays is what does something that was asked for: tracing, and whatever a user has added.
+        traced = BentoMLContainer.config.get()["tracing"].get("exporter_type") is not None
+        kept = {"ContextMiddleware", "OpenTelemetryMiddleware"} if traced else {"ContextMiddleware"}
+        added = {middleware for middleware, _ in self.service.middlewares}
+        return [m for m in super().middlewares if m.cls.__name__ in kept or m.cls in added]
+
+    async def index_page(self, _: Request) -> Response:
+        return RedirectResponse("ui/" if PAGE.is_dir() else "docs", 307)
+
+    async def openapi_spec_view(self, _: Request) -> Response:
+        return JSONResponse(describe(self.service.openapi_spec.asdict()))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncGenerator[None, None]:
+        async with super().lifespan(app):
+            for _ in range(WARM_UP):
+                await self.infer(np.zeros((1, SIDE, SIDE), np.uint8))
+            self.announce()
+            gc.collect()
+            gc.freeze()  # 100,000 objects of imported libraries need not be walked through again and again
+            gc.set_threshold(50_000, 20, 100)
+            watch = asyncio.create_task(self.follow())
+            yield
+            watch.cancel()
+
+    async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
+        """One request's candidates through BentoML's batching queue, with the model that scored them."""
+        try:
+            rows = await self.batch_infer("predict", (images,), {})
+        except ServiceUnavailable:
+            raise Overloaded from None
+        return rows[:, :CLASSES], rows[:, CLASSES], self.instance.generations[int(rows[0, -1])]
+
+    def announce(self) -> None:
+        loaded = self.instance.current
+        self.front.telemetry.model(loaded.name, loaded.tag, str(loaded.provenance["precision"]))
+        log.info("answering with %s from %s", loaded.name, loaded.tag)
+
+    async def follow(self) -> None:
+        """Moves to the store's newest model whenever there is another, without a request noticing."""
+        refused = None
+        while self.instance.follows and SETTINGS.reload_seconds:
+            await asyncio.sleep(SETTINGS.reload_seconds)
+            try:
+                newest = find(NAME)
+                if str(newest.tag) in (self.instance.current.tag, refused):
+                    continue
+                refused = str(newest.tag)
+                self.instance.take(await asyncio.to_thread(load_model, newest, self.instance.bento))
+                self.announce()
+                refused = None
+            except Exception as error:  # the model that works goes on working
+                log.warning("staying with %s: %s", self.instance.current.tag, error)
+
+
+class Page(StaticFiles):
+    """The page for people, with headers that let it do what it does and nothing else."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+class Server(Service[Any]):
+    """A BentoML service that is served by the application above."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        self.inject_config()
+        return Application(self, is_main=is_main).asgi()
+
+
+class Digits:
+    """Reads handwritten digits. POST a picture to /predict; the page for people is at /ui/."""
+
+    stored = bentoml.models.BentoModel(find(SETTINGS.model or NAME).tag)  # what `bentoml build` packs, by its exact tag
+
+    def __init__(self) -> None:
+        packed = svc.bento  # inside a Bento, the model that was packed is the model that is served
+        self.bento = str(packed.tag) if packed else ""
+        self.follows = not SETTINGS.model and not packed
+        pinned = str(packed.info.all_models[0].tag) if packed else NAME
+        self.generations: dict[int, Loaded] = {}
+        self.latest = -1
+        self.take(load_model(find(SETTINGS.model or pinned), self.bento))
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """Runs once, before any worker: a model that can't be served ends the start here."""
+        Digits()
+
+    def take(self, loaded: Loaded) -> None:
+        """Answers with this model from the next batch on; batches under way finish with theirs."""
+        self.latest += 1
+        self.generations = {self.latest - 1: self.generations.get(self.latest - 1, loaded), self.latest: loaded}
+
+    @property
+    def current(self) -> Loaded:
+        return self.generations[self.latest]
+
+    @bentoml.api(
+        batchable=True,
+        max_batch_size=SETTINGS.max_batch_size,
+        max_latency_ms=int(SETTINGS.timeout * 1000),
+        input_spec=Picture,
+        output_spec=PictureAnswer,
+    )
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scores whatever came together: (n, 28, 28) in; (n, 12) out: probabilities, digitness, the model's number."""
+        number = self.latest
+        probabilities, digitness = self.generations[number].classifier.scores(images)
+        marks = np.full((len(images), 1), number, np.float32)
+        return np.concatenate([probabilities, digitness[:, None], marks], axis=1)
+
+
+svc = bentoml.service(
+    name=NAME,
+    service_class=Server,
+    workers=SETTINGS.workers,
+    image=ServingImage(base_image="python:3.11-slim", lock_python_packages=False, models=(str(Digits.stored.tag),)),
+    labels={"project": "digits"},
+)(Digits)

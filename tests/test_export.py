@@ -1,0 +1,96 @@
+"""model.onnx says what the network says, in full precision and in int8."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from digits import export
+from digits.data import load
+from digits.fit import Recipe, TrainingSet, fit, predict_logits
+from digits.metrics import scores_of
+
+TEMPERATURE = 1.7
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory):
+    return load("digits", tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="module")
+def net(bundled):
+    recipe = Recipe(batch_size=64, strength=0.3, disturbed=0.1)
+    return fit(recipe, TrainingSet(bundled.train), bundled.validation, epochs=2, seed=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(net) -> bytes:
+    return export.to_onnx(net, TEMPERATURE, {"threshold": "0.5"})
+
+
+@pytest.fixture(scope="module")
+def quantised(model, bundled) -> bytes:
+    return export.quantise(model, bundled.train.images[:200])
+
+
+def test_the_exported_model_and_the_network_agree(net, model, bundled):
+    images = bundled.validation.images
+    probabilities, digitness = export.run(model, images)
+    expected_probabilities, expected_digitness = scores_of(predict_logits(net, images), TEMPERATURE)
+    assert np.abs(probabilities - expected_probabilities).max() < 1e-5
+    assert np.abs(digitness - expected_digitness).max() < 1e-5
+    assert probabilities.dtype == np.float32
+
+
+def test_the_int8_model_agrees_with_full_precision_and_is_a_quarter_of_its_size(model, quantised, bundled):
+    images = bundled.validation.images
+    exact, _ = export.run(model, images)
+    rounded, _ = export.run(quantised, images)
+    assert (exact.argmax(1) == rounded.argmax(1)).mean() >= 0.98
+    assert np.abs(exact - rounded).mean() < 0.02
+    assert len(quantised) < 0.3 * len(model)
+
+
+def test_int8_reaches_the_big_layers(quantised):
+    graph = onnx.load_from_string(quantised).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    int8 = [
+        tensor for tensor in graph.initializer if kinds[tensor.name] == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert sum(int(np.prod(tensor.dims)) for tensor in int8) > 25_000_000
+
+
+@pytest.mark.parametrize("which", ["model", "quantised"])
+def test_the_file_keeps_the_contract(which, request):
+    session = export.onnxruntime.InferenceSession(request.getfixturevalue(which), providers=["CPUExecutionProvider"])
+    (images,) = session.get_inputs()
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [28, 28])
+    assert isinstance(images.shape[0], str)
+    assert [(output.name, output.type) for output in session.get_outputs()] == [
+        ("probabilities", "tensor(float)"),
+        ("digitness", "tensor(float)"),
+    ]
+    assert session.get_modelmeta().custom_metadata_map["threshold"] == "0.5"
+
+
+@pytest.mark.parametrize("which", ["model", "quantised"])
+def test_softmax_runs_over_the_classes_not_over_the_batch(which, request, bundled):
+    model, images = request.getfixturevalue(which), bundled.validation.images[:9]
+    together, digitness = export.run(model, images)
+    alone = np.concatenate([export.run(model, image[None])[0] for image in images])
+    assert np.allclose(together, alone, atol=1e-5)
+    assert np.allclose(together.sum(1), 1, atol=1e-5)
+    assert ((digitness > 0) & (digitness < 1)).all()
+
+
+def test_metadata_is_added_and_replaced(model):
+    changed = export.with_metadata(model, {"threshold": "0.7", "version": "3"})
+    assert export.metadata_of(changed)["threshold"] == "0.7"
+    assert export.metadata_of(changed)["version"] == "3"
+
+
+def test_exporting_does_not_change_the_network(net):
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    export.to_onnx(net, 1.0, {})
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

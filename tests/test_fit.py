@@ -1,0 +1,110 @@
+"""Training learns, repeats itself, mixes what it is told to mix, and survives being interrupted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from digits.data import Split, load
+from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, predict_logits
+from digits.network import DigitNet
+
+QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, label_smoothing=0.0, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory):
+    return load("digits", tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="module")
+def small(bundled) -> TrainingSet:
+    rng = np.random.default_rng(0)
+    digits = bundled.train.take(np.arange(256))
+    noise = rng.integers(0, 256, (100, 28, 28), dtype=np.uint8)
+    return TrainingSet(digits, Split(digits.images[:50], digits.labels[:50]), noise)
+
+
+def weights(net: DigitNet) -> dict[str, torch.Tensor]:
+    return net.state_dict()
+
+
+def test_two_epochs_on_real_digits_beat_guessing_by_far(bundled):
+    reports = []
+    net = fit(
+        QUICK, TrainingSet(bundled.train), bundled.validation, epochs=3, seed=0, device="cpu", on_epoch=reports.append
+    )
+    accuracy = (predict_logits(net, bundled.validation.images).argmax(1) == bundled.validation.labels).mean()
+    assert accuracy > 0.8
+    assert [report.epoch for report in reports] == [1, 2, 3]
+    assert reports[-1].train_loss < reports[0].train_loss
+    assert not net.training
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another(small, bundled):
+    first, again, other = (
+        weights(fit(QUICK, small, bundled.validation, epochs=1, seed=seed, device="cpu")) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["fc2.0.weight"], other["fc2.0.weight"])
+
+
+def test_a_training_that_was_cut_off_ends_with_the_same_network(small, bundled, tmp_path):
+    class CutOffError(Exception):
+        pass
+
+    def cut_off(report):
+        if report.epoch == 1:
+            raise CutOffError
+
+    arguments = {"epochs": 2, "seed": 3, "device": "cpu"}
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(CutOffError):
+        fit(QUICK, small, bundled.validation, **arguments, on_epoch=cut_off, checkpoint=checkpoint)
+    seen = []
+    resumed = fit(QUICK, small, bundled.validation, **arguments, on_epoch=seen.append, checkpoint=checkpoint)
+    unbroken = fit(QUICK, small, bundled.validation, **arguments)
+    assert [report.epoch for report in seen] == [2]
+    assert all(torch.equal(weights(resumed)[name], weights(unbroken)[name]) for name in weights(unbroken))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_of_another_training_is_not_used(small, bundled, tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(QUICK, small, bundled.validation, epochs=1, seed=3, device="cpu", checkpoint=checkpoint)
+    seen = []
+    fit(
+        dataclasses.replace(QUICK, learning_rate=1e-4),
+        small,
+        bundled.validation,
+        epochs=1,
+        seed=3,
+        device="cpu",
+        on_epoch=seen.append,
+        checkpoint=checkpoint,
+    )
+    assert len(seen) == 1
+
+
+def test_batches_hold_the_shares_that_the_recipe_asks_for(small):
+    recipe = dataclasses.replace(QUICK, photographs=0.25, outliers=0.125)
+    batches = list(_Batches(recipe, small, torch.device("cpu"), 0).epoch(1))
+    assert len(batches) == 4
+    for pictures, labels in batches:
+        assert pictures.shape == (64, 28, 28)
+        assert int((labels == NOT_A_DIGIT).sum()) == 8
+
+
+def test_logits_do_not_depend_on_the_batch_size_and_leave_the_mode_alone(bundled):
+    net = DigitNet().train()
+    images = bundled.validation.images[:7]
+    assert np.allclose(predict_logits(net, images, batch_size=3), predict_logits(net, images), atol=1e-4)
+    assert net.training
+    assert predict_logits(net, images[:0]).shape == (0, 10)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_trains_to_the_same_quality(bundled):
+    net = fit(QUICK, TrainingSet(bundled.train), bundled.validation, epochs=3, seed=0, device="cuda")
+    assert (predict_logits(net, bundled.validation.images).argmax(1) == bundled.validation.labels).mean() > 0.8

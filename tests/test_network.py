@@ -1,0 +1,80 @@
+"""The network is the figure, box by box."""
+
+import pytest
+import torch
+
+from digits.network import DigitNet, eleven_way, standardise
+
+BOXES = {
+    "conv1": (32, 28, 28),
+    "conv2_1": (64, 14, 14),
+    "conv2_2": (64, 14, 14),
+    "conv3_1": (256, 7, 7),
+    "conv3_2": (256, 7, 7),
+    "conv3": (512, 7, 7),
+    "fc1": (1000,),
+    "fc2": (500,),
+    "output": (10,),
+}
+
+
+@pytest.fixture(scope="module")
+def net() -> DigitNet:
+    torch.manual_seed(0)
+    return DigitNet().eval()
+
+
+def test_every_box_has_the_name_and_the_shape_of_the_figure(net):
+    shapes = {}
+    for name in BOXES:
+        net.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: shapes.update({name: tuple(output.shape[1:])})
+        )
+    net(torch.zeros(2, 28, 28, dtype=torch.uint8))
+    assert shapes == BOXES
+    assert set(dict(net.named_children())) == {*BOXES, "dropout"}
+
+
+def test_kernels_are_three_by_three_and_pooling_stands_between_the_boxes(net):
+    convolutions = [module for module in net.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert len(convolutions) == 5
+    assert {module.kernel_size for module in convolutions} == {(3, 3)}
+    inputs = {}
+    net.get_submodule("conv2_1").register_forward_pre_hook(
+        lambda _module, arguments: inputs.update(shape=tuple(arguments[0].shape))
+    )
+    net(torch.zeros(1, 28, 28, dtype=torch.uint8))
+    assert inputs["shape"] == (1, 32, 14, 14)
+
+
+def test_both_branches_are_fed_by_conv1_and_reach_the_output(net):
+    image = torch.rand(3, 28, 28) * 255
+    before = net(image)
+    for branch in ("conv3_1", "conv3_2"):
+        silenced = DigitNet().eval()
+        silenced.load_state_dict(net.state_dict())
+        silenced.get_submodule(branch)[1].weight.data.zero_()
+        silenced.get_submodule(branch)[1].bias.data.zero_()
+        assert not torch.allclose(silenced(image), before)
+
+
+def test_the_answer_for_a_picture_does_not_depend_on_its_batch_mates(net):
+    images = torch.randint(0, 256, (5, 28, 28), dtype=torch.uint8)
+    together = net(images)
+    alone = torch.cat([net(image[None]) for image in images])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_brightness_and_contrast_do_not_reach_the_network():
+    image = torch.rand(1, 28, 28) * 100
+    assert torch.allclose(standardise(image), standardise(image * 2 + 50), atol=1e-3)
+    assert torch.equal(standardise(torch.full((1, 28, 28), 77.0)), torch.zeros(1, 1, 28, 28))
+
+
+def test_the_eleventh_class_has_the_fixed_logit_zero():
+    logits = torch.randn(4, 10)
+    eleven = eleven_way(logits)
+    assert eleven.shape == (4, 11)
+    assert torch.equal(eleven[:, 10], torch.zeros(4))
+    ratio = eleven.softmax(1)[:, :10] / eleven.softmax(1)[:, :10].sum(1, keepdim=True)
+    assert torch.allclose(ratio, logits.softmax(1), atol=1e-6)

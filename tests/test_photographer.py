@@ -1,0 +1,160 @@
+"""The synthetic photographer: its pictures, its pens and papers, and the training set it makes through imaging."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from digits import handwriting, imaging, scenery
+from digits.handwriting import DIGITS, field_of, thin, write_digit
+from digits.photographer import RECOGNISABLE, likeness, make_photographs, photograph, reference, shoot
+
+LABELS = np.arange(30, dtype=np.int64) % 10
+
+
+def digit(label: int, seed: int = 0) -> np.ndarray:
+    """A digit as MNIST would have it, written by our own hand."""
+    field = write_digit(label, np.random.default_rng(seed))
+    return reference(np.clip(5.5 - field.distance, 0, 1))
+
+
+IMAGES = np.stack([digit(int(label), i) for i, label in enumerate(LABELS)])
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
+def test_a_photograph_is_a_colour_picture_of_a_sensible_size(hardness: float) -> None:
+    for seed in range(20):
+        picture = photograph(IMAGES[seed], np.random.default_rng(seed), hardness)
+        assert picture.dtype == np.uint8
+        assert picture.ndim == 3
+        assert picture.shape[2] == 3
+        assert 28 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= scenery.LARGEST
+
+
+def test_the_same_generator_takes_the_same_photograph() -> None:
+    first, again, other = (photograph(IMAGES[3], np.random.default_rng(seed), 0.7) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape != other.shape or (first != other).any()
+
+
+def test_a_blank_digit_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        photograph(np.zeros((28, 28), np.uint8), np.random.default_rng(0), 0.0)
+
+
+def test_the_ink_of_a_shot_is_where_the_picture_differs_from_its_ground() -> None:
+    for seed in range(10):
+        shot = shoot(field_of(IMAGES[seed]), np.random.default_rng(seed), 0.0)
+        assert shot.ink.shape == shot.picture.shape[:2]
+        grey = cv2.cvtColor(shot.picture, cv2.COLOR_RGB2GRAY).astype(float)
+        near = cv2.dilate(shot.ink, np.ones((15, 15), np.uint8)) > 0
+        inside, outside = grey[shot.ink > 0.9].mean(), grey[near & (shot.ink == 0)].mean()
+        assert abs(inside - outside) > 12
+
+
+def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() -> None:
+    def found(hardness: float) -> float:
+        alike = []
+        for seed in range(40):
+            shot = shoot(field_of(IMAGES[seed % 30]), np.random.default_rng(seed), hardness)
+            alike.append(likeness(imaging.interpret(shot.picture).images, reference(shot.ink)).max())
+        return float(np.mean(np.array(alike) >= RECOGNISABLE))
+
+    easy, hard = found(0.0), found(1.0)
+    assert easy >= 0.9
+    assert hard <= easy
+
+
+def test_photographs_come_back_through_imaging_as_the_digits_they_were_made_of() -> None:
+    made = make_photographs(IMAGES, LABELS, 60, seed=3, hardness=(0.0, 0.4))
+    templates = np.stack([digit(label, seed) for label in range(10) for seed in range(100, 130)])
+    votes = [int(likeness(templates, image).argmax()) // 30 for image in made.images]
+    assert np.mean(np.array(votes) == made.labels) > 0.5  # nearest template among ten classes: chance is 0.1
+
+
+def test_a_training_set_has_the_shape_and_labels_it_promises() -> None:
+    made = make_photographs(IMAGES, LABELS, 50, seed=1)
+    assert made.images.shape == (50, 28, 28)
+    assert made.images.dtype == np.uint8
+    assert made.labels.dtype == np.int64
+    assert set(made.labels.tolist()) <= set(range(10))
+    assert len(set(made.labels.tolist())) > 6
+
+
+def test_the_same_seed_makes_the_same_training_set_with_one_process_or_two() -> None:
+    alone = make_photographs(IMAGES, LABELS, 260, seed=5, hardness=(0, 0.3), workers=1)
+    together = make_photographs(IMAGES, LABELS, 260, seed=5, hardness=(0, 0.3), workers=2)
+    np.testing.assert_array_equal(alone.images, together.images)
+    np.testing.assert_array_equal(alone.labels, together.labels)
+    fewer = make_photographs(IMAGES, LABELS, 20, seed=5, hardness=(0, 0.3))
+    np.testing.assert_array_equal(alone.images[:20], fewer.images)
+
+
+def test_progress_is_told_to_the_end() -> None:
+    told: list[tuple[int, int]] = []
+    make_photographs(IMAGES, LABELS, 5, seed=0, progress=lambda done, total: told.append((done, total)))
+    assert told == [(i, 5) for i in range(1, 6)]
+
+
+def test_only_labels_of_the_set_are_photographed_and_written() -> None:
+    of_seven = LABELS == 7
+    made = make_photographs(IMAGES[of_seven], LABELS[of_seven], 20, seed=2, hardness=(0, 0.2))
+    assert set(made.labels.tolist()) == {7}
+
+
+def test_likeness_is_one_for_the_same_and_lower_for_another() -> None:
+    same, moved, other = IMAGES[3], np.roll(IMAGES[3], 2, 1), IMAGES[0]
+    alike = likeness(np.stack([same, moved, other, np.zeros_like(same)]), same)
+    assert alike[0] == pytest.approx(1, abs=1e-4)
+    assert alike[1] > 0.97
+    assert alike[2] < 0.75
+    assert alike[3] == 0
+
+
+def test_a_reference_is_framed_as_mnist_is() -> None:
+    ink = np.zeros((300, 200), np.float32)
+    ink[40:200, 90:110] = 1
+    image = reference(ink)
+    rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
+    assert len(rows) in (20, 21)
+    assert (rows.mean(), columns.mean()) == (pytest.approx(13.5, abs=0.6), pytest.approx(13.5, abs=0.6))
+    assert not reference(np.zeros((50, 50), np.float32)).any()
+
+
+@pytest.mark.parametrize("label", range(10))
+def test_every_way_to_write_a_digit_is_a_closed_set_of_strokes_inside_its_field(label: int) -> None:
+    for seed in range(12):
+        field = write_digit(label, np.random.default_rng(seed))
+        left, top, width, height = field.box
+        assert field.distance.shape == (handwriting.SIDE, handwriting.SIDE)
+        assert max(width, height) == pytest.approx(100, abs=4)
+        assert left >= 15
+        assert top >= 15
+    assert len(DIGITS[label]) >= 3
+
+
+def test_thinning_leaves_a_line_of_one_pixel_that_hangs_together() -> None:
+    mask = np.zeros((60, 60), np.uint8)
+    cv2.line(mask, (10, 10), (50, 40), 1, 9)
+    line = thin(mask)
+    assert cv2.connectedComponents(line, connectivity=8)[0] == 2
+    assert 25 < line.sum() < 60
+    assert (line <= mask).all()
+
+
+def test_a_ruled_page_has_more_edges_than_a_plain_one() -> None:
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        page = scenery.sheet_of(120, 90, [0.9, 0.9, 0.9])
+        u, v = scenery.page_coordinates(np.eye(3), 120, 90)
+        scenery.rule(page, u, v, 50.0, 0.8, rng, 0.5)
+        assert page.min() < 0.89
+        assert (page > 0.85).mean() > 0.3
+
+
+def test_page_coordinates_follow_the_homography() -> None:
+    turn = np.array([[0.9, -0.1, 5], [0.1, 0.9, -3], [1e-4, 2e-4, 1]])
+    u, v = scenery.page_coordinates(turn, 40, 30)
+    expected = cv2.perspectiveTransform(np.array([[[7.0, 31.0]]]), turn)[0, 0]
+    np.testing.assert_allclose([u[31, 7], v[31, 7]], expected, rtol=1e-4)

@@ -1,0 +1,346 @@
+// The page: what a person writes or brings in, what the service answers out. Wires the sheet, the gallery and the camera to the answer's panel.
+
+import { ApiError, Latest, PREDICT, hasKey, model, predict, useKey } from "./api.js";
+import { Camera } from "./camera.js";
+import { Gallery } from "./gallery.js";
+import { GLYPHS } from "./glyphs.js";
+import { Sheet } from "./sheet.js";
+import { apology, curl, milliseconds, percent, toCsv, verdict } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const root = document.documentElement;
+
+const sheet = new Sheet($("surface"));
+const gallery = new Gallery($("cards"), $("tally"));
+const camera = new Camera(
+  { dialog: $("camera"), video: $("video"), text: $("camera-text"), take: $("camera-take"), other: $("camera-other"), close: $("camera-close") },
+  (file) => bring([file]),
+  () => $("capture").click(),
+);
+const latest = new Latest();
+
+let shown = null; // the gallery's entry on the sheet, if any
+let wanted = 0; // how many drawings have been asked about: an answer to the newest ends the waiting
+let sent = null; // {blob, name?}: what the answer on the screen answers
+
+// ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const bars = GLYPHS.map((_, digit) => {
+  const item = document.createElement("li");
+  const value = Object.assign(document.createElement("span"), { className: "value" });
+  const bar = Object.assign(document.createElement("span"), { className: "bar" });
+  const label = Object.assign(document.createElement("span"), { className: "digit", textContent: digit });
+  const words = Object.assign(document.createElement("span"), { className: "visually-hidden" });
+  for (const part of [value, bar, label]) part.setAttribute("aria-hidden", "true");
+  item.append(value, bar, label, words);
+  $("bars").append(item);
+  return { item, value, bar, words };
+});
+
+function drawBars(probabilities, digit) {
+  bars.forEach(({ item, value, bar, words }, i) => {
+    const p = probabilities?.[i] ?? 0;
+    item.classList.toggle("best", probabilities !== null && i === digit);
+    bar.style.setProperty("--p", p);
+    value.textContent = p >= 0.005 ? Math.min(99, Math.round(p * 100)) : "";
+    words.textContent = probabilities ? `${i}: ${percent(p)}` : `${i}: nothing yet`;
+  });
+}
+
+let announcing = 0;
+function announce(text) {
+  // A screen reader should hear the answer when the hand rests, not each one on the way.
+  clearTimeout(announcing);
+  announcing = setTimeout(() => { $("announce").textContent = text; }, 500);
+}
+
+/** Says whether what the panel shows is still behind what is on the sheet. */
+function behind(yes) {
+  $("answer").setAttribute("aria-busy", String(yes));
+}
+
+function showNothing() {
+  sent = null;
+  behind(false);
+  $("answer").dataset.state = "idle";
+  $("headline").textContent = "Nothing written yet";
+  $("detail").textContent = "The answer follows while you draw.";
+  $("glyph-stroke").removeAttribute("d");
+  showSeen("");
+  $("round-trip").textContent = $("in-service").textContent = "–";
+  $("trouble").hidden = true;
+  $("copy").disabled = true;
+  $("curl").textContent = "Write or pick something first.";
+  drawBars(null);
+  announce("");
+}
+
+function showAnswer(answer, { blob, name, roundTrip, together = 1 }) {
+  sent = { blob, name };
+  const [headline, detail] = verdict(answer);
+  const path = GLYPHS[answer.digit];
+  const same = $("glyph-stroke").getAttribute("d") === path;
+  $("answer").dataset.state = answer.accepted ? "accepted" : "refused";
+  $("headline").textContent = headline;
+  $("detail").textContent = detail;
+  $("trouble").hidden = true;
+  $("glyph-stroke").setAttribute("d", path);
+  if (!same) for (const motion of $("glyph").getAnimations({ subtree: true })) { motion.cancel(); motion.play(); } // written anew
+  drawBars(answer.probabilities, answer.digit);
+  showSeen(answer.seen);
+  $("round-trip").textContent = milliseconds(roundTrip) + (together > 1 ? ` for ${together}` : "");
+  $("in-service").textContent = milliseconds(answer.milliseconds);
+  showModel(answer.model);
+  $("copy").disabled = false;
+  $("curl").textContent = curl(PREDICT, blob.type, { name, base64: name ? "" : "…", key: hasKey() });
+  announce(`${headline}. ${detail}`);
+}
+
+function showSeen(png) {
+  $("seen").hidden = !png;
+  if (png) $("seen").src = `data:image/png;base64,${png}`;
+  else $("seen").removeAttribute("src");
+  $("seen").alt = png ? "The picture as the model saw it, 28 by 28 pixels" : "";
+}
+
+function showError(error) {
+  const [title, text] = apology(error);
+  $("answer").dataset.state = "error";
+  $("glyph-stroke").removeAttribute("d");
+  showSeen("");
+  $("round-trip").textContent = $("in-service").textContent = "–";
+  drawBars(null);
+  announce("");
+  $("trouble-title").textContent = title;
+  $("trouble-text").textContent = text;
+  $("trouble").hidden = false;
+  $("key").hidden = error.status !== 401;
+  $("retry").hidden = ![0, 429, 503].includes(error.status) && error.status < 500;
+}
+
+function showBusy(seconds) {
+  $("detail").textContent = `The service is busy. Trying again in ${Math.max(1, Math.round(seconds))} s…`;
+}
+
+function showModel(name) {
+  if (!name) return;
+  $("model").textContent = name;
+  $("version").textContent = name;
+}
+
+function again() {
+  gallery.again();
+  if (shown?.answer || shown?.error) show(shown);
+  else if (!shown) ask(true);
+  learnModel();
+}
+
+// ── Drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function ask(now) {
+  if (sheet.empty) {
+    latest.cancel();
+    showNothing();
+    return;
+  }
+  wanted++;
+  behind(true);
+  latest.ask(async (signal) => {
+    const number = wanted;
+    try {
+      const blob = await sheet.png();
+      if (signal.aborted) return;
+      const { answer, milliseconds: roundTrip } = await predict(blob, { signal, onWait: showBusy });
+      showAnswer(answer, { blob, roundTrip });
+      behind(number !== wanted);
+    } catch (error) {
+      if (signal.aborted) return;
+      showError(error instanceof ApiError ? error : new ApiError("page", String(error)));
+      behind(number !== wanted);
+    }
+  }, now);
+}
+
+sheet.addEventListener("change", ({ detail: { settled } }) => {
+  if (shown) putOnSheet(null);
+  tidy();
+  ask(settled);
+});
+
+function tidy() {
+  $("undo").disabled = !sheet.canUndo;
+  $("redo").disabled = !sheet.canRedo;
+  $("clear").disabled = sheet.empty && !shown;
+  $("hint").hidden = !sheet.empty || shown !== null;
+}
+
+function clear() {
+  const hadPicture = shown !== null;
+  if (hadPicture) putOnSheet(null);
+  if (!sheet.empty) return sheet.clear();
+  if (hadPicture) { tidy(); ask(true); }
+}
+
+function setBrush(size) {
+  $("brush").value = size;
+  sheet.brush = $("brush").valueAsNumber / 100;
+  sheet.redraw();
+}
+
+$("undo").addEventListener("click", () => sheet.undo());
+$("redo").addEventListener("click", () => sheet.redo());
+$("clear").addEventListener("click", clear);
+$("brush").addEventListener("input", () => setBrush($("brush").value));
+
+// ── Pictures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function bring(files) {
+  if (!files.length) return;
+  latest.cancel();
+  const entry = gallery.add(files);
+  sheet.clear(); // Undo brings the drawing back
+  show(entry);
+}
+
+function putOnSheet(entry) {
+  shown = entry;
+  $("picture").hidden = !entry;
+  $("unseen").hidden = true;
+  $("sheet").classList.toggle("pictured", entry !== null);
+  if (entry) Object.assign($("picture"), { src: entry.url, alt: `Your picture ${entry.name}` });
+  else $("picture").removeAttribute("src");
+  gallery.select(entry);
+}
+
+$("picture").addEventListener("error", () => {
+  $("picture").hidden = true; // HEIC, say: this browser can't show it, the service may still read it
+  $("unseen").textContent = shown?.name ?? "";
+  $("unseen").hidden = !shown;
+});
+
+function show(entry) {
+  latest.cancel();
+  putOnSheet(entry);
+  tidy();
+  behind(false);
+  if (entry.answer) showAnswer(entry.answer, { blob: entry.file, name: entry.name, roundTrip: entry.milliseconds, together: entry.together });
+  else if (entry.error) showError(entry.error);
+  else {
+    showNothing();
+    behind(true);
+    $("headline").textContent = "Reading…";
+    $("detail").textContent = entry.name;
+  }
+}
+
+gallery.addEventListener("pick", ({ detail }) => {
+  if (!sheet.empty) sheet.clear();
+  show(detail);
+  if ($("sheet").getBoundingClientRect().top < 0) $("sheet").scrollIntoView({ block: "start" });
+});
+gallery.addEventListener("read", ({ detail }) => { if (detail.includes(shown)) show(shown); });
+gallery.addEventListener("count", ({ detail }) => { $("gallery").hidden = detail === 0; });
+
+$("pick").addEventListener("click", () => $("files").click());
+$("shoot").addEventListener("click", () => camera.open());
+for (const id of ["files", "capture"]) {
+  $(id).addEventListener("change", ({ target }) => {
+    bring([...target.files]);
+    target.value = ""; // so that the same file can be picked again
+  });
+}
+addEventListener("paste", ({ clipboardData }) => bring([...(clipboardData?.files ?? [])]));
+for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+  addEventListener(name, (event) => {
+    const files = event.dataTransfer?.types.includes("Files");
+    if (files) event.preventDefault();
+    const leaving = name === "drop" || (name === "dragleave" && !event.relatedTarget);
+    document.body.classList.toggle("dropping", files && !leaving);
+    if (name === "drop" && files) bring([...event.dataTransfer.files]);
+  });
+}
+
+$("csv").addEventListener("click", () => {
+  const url = URL.createObjectURL(new Blob([toCsv(gallery.entries)], { type: "text/csv" }));
+  Object.assign(document.createElement("a"), { href: url, download: "digits.csv" }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+});
+$("empty").addEventListener("click", () => {
+  if (shown) clear();
+  gallery.clear();
+  $("pick").focus();
+});
+
+// ── Curl, key, retry ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+async function curlCommand() {
+  const { blob, name } = sent;
+  const bytes = name ? [] : new Uint8Array(await blob.arrayBuffer());
+  const base64 = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+  return curl(PREDICT, blob.type, { name, base64, key: hasKey() });
+}
+
+$("copy").addEventListener("click", async () => {
+  const command = await curlCommand();
+  try {
+    await navigator.clipboard.writeText(command);
+    $("copy").textContent = "Copied";
+  } catch {
+    $("curl").textContent = command; // no clipboard on insecure addresses: show all of it, selected
+    getSelection().selectAllChildren($("curl"));
+    $("copy").textContent = document.execCommand("copy") ? "Copied" : "Selected: copy it";
+  }
+  setTimeout(() => { $("copy").textContent = "Copy"; }, 2000);
+});
+
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey($("key-value").value.trim());
+  again();
+});
+$("retry").addEventListener("click", again);
+addEventListener("online", () => { if ($("answer").dataset.state === "error") again(); });
+
+async function learnModel() {
+  try {
+    const about = await model();
+    showModel(about.model ?? about.tag ?? about.version);
+  } catch (error) {
+    if (error.status === 401) showError(error);
+  }
+}
+
+// ── Keys and colours ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+addEventListener("keydown", (event) => {
+  const writing = event.target.matches?.("input:not([type=range]), textarea");
+  if (writing || $("camera").open || event.altKey) return;
+  const control = event.ctrlKey || event.metaKey;
+  const key = event.key.toLowerCase();
+  const onSheet = event.target === $("surface");
+  if (control && key === "z") event.shiftKey ? sheet.redo() : sheet.undo();
+  else if (control && key === "y") sheet.redo();
+  else if (control && key === "o") $("files").click();
+  else if (!control && (key === "delete" || key === "backspace")) clear();
+  else if (!control && onSheet && (key === "[" || key === "]")) setBrush(Number($("brush").value) + (key === "]" ? 1 : -1));
+  else return;
+  event.preventDefault();
+});
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+function recolour() {
+  $("theme").setAttribute("aria-pressed", String(dark()));
+  sheet.redraw();
+}
+$("theme").addEventListener("click", () => {
+  root.dataset.theme = dark() ? "light" : "dark";
+  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* kept until the page is left */ }
+  recolour();
+});
+system.addEventListener("change", recolour);
+
+setBrush($("brush").value);
+showNothing();
+recolour();
+learnModel();

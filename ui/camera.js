@@ -1,0 +1,67 @@
+// One photograph from the camera: a dialog in, a JPEG file (or the system's own camera app, where pages may not film) out.
+
+export class Camera {
+  #parts;
+  #stream = null;
+
+  /** parts: the dialog's elements; taken(file) gets the photograph; other() asks the system for one. */
+  constructor(parts, taken, other) {
+    this.#parts = parts;
+    this.taken = taken;
+    this.other = other;
+    parts.take.addEventListener("click", () => this.#take());
+    parts.close.addEventListener("click", () => parts.dialog.close());
+    parts.other.addEventListener("click", () => { parts.dialog.close(); other(); });
+    parts.dialog.addEventListener("close", () => this.#stop());
+  }
+
+  async open() {
+    if (!navigator.mediaDevices?.getUserMedia) return this.other(); // an insecure address: the file input has a camera on phones
+    const { dialog, video, text, take, other } = this.#parts;
+    const say = (message, works) => {
+      text.textContent = message;
+      take.hidden = other.hidden = true;
+      (works ? take : other).hidden = false;
+      take.disabled = !this.#stream;
+    };
+    say("Asking for the camera…", true);
+    dialog.showModal();
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({
+        audio: false,
+        video: { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 1280 } },
+      });
+      this.#stream = stream;
+      if (!dialog.open) return this.#stop(); // closed while the question was on the screen
+      video.srcObject = stream;
+      await video.play();
+      say("Fill the frame with one digit.", true);
+      take.focus();
+    } catch (error) {
+      this.#stop();
+      if (!dialog.open) return;
+      const refused = error.name === "NotAllowedError";
+      say(refused ? "The browser did not allow the camera." : "There is no camera that this page can use.", false);
+      other.focus();
+    }
+  }
+
+  #take() {
+    const { video, dialog } = this.#parts;
+    const side = Math.min(video.videoWidth, video.videoHeight); // the square that the finder shows
+    if (!side) return;
+    const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+    const [x, y] = [(video.videoWidth - side) / 2, (video.videoHeight - side) / 2];
+    canvas.getContext("2d").drawImage(video, x, y, side, side, 0, 0, side, side);
+    canvas.toBlob((blob) => {
+      dialog.close();
+      this.taken(new File([blob], "camera.jpg", { type: blob.type }));
+    }, "image/jpeg", 0.92);
+  }
+
+  #stop() {
+    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    this.#stream = null;
+    this.#parts.video.srcObject = null;
+  }
+}

@@ -1,0 +1,160 @@
+// Pictures by the handful: files in; one card each, read a few at a time, and the entries for the CSV out.
+// An entry is {file, name, url, answer?, error?, milliseconds?, together?}: the last, how many shared those milliseconds.
+
+import { ApiError, predict, predictBatch } from "./api.js";
+import { GLYPHS } from "./glyphs.js";
+import { apology, percent } from "./words.js";
+
+const TOGETHER = 8; // pictures in a request,
+const TOGETHER_BYTES = 12 * 2 ** 20; // and their weight: the first answers come early, and the service's limits stay far
+
+export class Gallery extends EventTarget {
+  #list;
+  #tally;
+  #cards = new Map();
+  #queue = [];
+  #busy = false;
+  #controller = new AbortController();
+  entries = [];
+
+  constructor(list, tally) {
+    super();
+    this.#list = list;
+    this.#tally = tally;
+  }
+
+  /** Adds the files and starts reading them; the first new entry is returned. */
+  add(files) {
+    const fresh = [...files].map((file) => ({ file, name: file.name || "pasted picture", url: URL.createObjectURL(file) }));
+    for (const entry of fresh) this.#show(entry);
+    this.entries.push(...fresh);
+    this.#queue.push(...fresh);
+    this.#count();
+    this.#work();
+    return fresh[0];
+  }
+
+  /** Asks again for whatever got no answer for want of a connection or a key. */
+  again() {
+    const waiting = this.entries.filter((entry) => entry.error && [0, 401, 429, 503].includes(entry.error.status));
+    for (const entry of waiting) delete entry.error;
+    this.#queue.push(...waiting);
+    this.#work();
+  }
+
+  select(entry) {
+    for (const [each, { button }] of this.#cards) button.setAttribute("aria-pressed", String(each === entry));
+  }
+
+  clear() {
+    this.#controller.abort();
+    this.#controller = new AbortController();
+    for (const { url } of this.entries) URL.revokeObjectURL(url);
+    this.entries = [];
+    this.#queue = [];
+    this.#cards.clear();
+    this.#list.replaceChildren();
+    this.#count();
+  }
+
+  async #work() {
+    if (this.#busy) return;
+    this.#busy = true;
+    while (this.#queue.length) {
+      const { signal } = this.#controller;
+      const some = this.#next();
+      try {
+        await this.#read(some, signal);
+      } catch (error) {
+        if (signal.aborted) continue; // these were removed; others may have come since
+        for (const entry of some) if (!entry.answer) entry.error ??= error;
+      }
+      for (const entry of some) this.#fill(entry);
+      this.#count();
+      this.dispatchEvent(new CustomEvent("read", { detail: some }));
+    }
+    this.#busy = false;
+  }
+
+  #next() {
+    let bytes = 0;
+    let count = 0;
+    for (const { file } of this.#queue) {
+      bytes += file.size;
+      if (count && (count === TOGETHER || bytes > TOGETHER_BYTES)) break;
+      count++;
+    }
+    return this.#queue.splice(0, count);
+  }
+
+  async #read(some, signal) {
+    if (some.length > 1) {
+      try {
+        const { results, milliseconds } = await predictBatch(some.map(({ file }) => file), { signal });
+        some.forEach((entry, i) => keep(entry, results[i], milliseconds, some.length));
+        return;
+      } catch (error) {
+        // Refused as a whole (too heavy, say): each alone may still pass. Otherwise it would fare no better.
+        if (!(error instanceof ApiError) || [0, 401, 429, 503].includes(error.status)) throw error;
+      }
+    }
+    for (const entry of some) {
+      try {
+        const { answer, milliseconds } = await predict(entry.file, { signal });
+        Object.assign(entry, { answer, milliseconds });
+      } catch (error) {
+        if (!(error instanceof ApiError) || [0, 401].includes(error.status)) throw error;
+        entry.error = error;
+      }
+    }
+  }
+
+  #show(entry) {
+    const item = document.createElement("li");
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "card" });
+    const picture = Object.assign(new Image(), { src: entry.url, alt: "", loading: "lazy" });
+    const unseen = Object.assign(document.createElement("span"), { className: "unseen" });
+    picture.addEventListener("error", () => picture.replaceWith(unseen)); // HEIC, say: sent all the same
+    const result = Object.assign(document.createElement("span"), { className: "result", textContent: "…" });
+    const name = Object.assign(document.createElement("span"), { className: "name", textContent: entry.name });
+    button.append(picture, result, name);
+    button.setAttribute("aria-pressed", "false");
+    button.title = entry.name;
+    button.addEventListener("click", () => this.dispatchEvent(new CustomEvent("pick", { detail: entry })));
+    item.append(button);
+    this.#list.append(item);
+    this.#cards.set(entry, { button, result });
+  }
+
+  #fill(entry) {
+    const card = this.#cards.get(entry);
+    if (!card) return;
+    const { answer, error } = entry;
+    card.button.dataset.state = error ? "error" : answer.accepted ? "accepted" : "refused";
+    if (error) {
+      card.result.textContent = apology(error)[0];
+      card.button.title = `${entry.name}: ${error.message}`;
+      return;
+    }
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", "0 0 100 140");
+    svg.setAttribute("aria-hidden", "true");
+    svg.append(document.createElementNS(svg.namespaceURI, "path"));
+    svg.firstChild.setAttribute("d", GLYPHS[answer.digit]);
+    const read = Object.assign(document.createElement("span"), { className: "visually-hidden", textContent: `${answer.digit}, ` });
+    card.result.replaceChildren(svg, read, answer.accepted ? percent(answer.probability) : "not sure");
+  }
+
+  #count() {
+    const all = this.entries.length;
+    const done = this.entries.filter((entry) => entry.answer || entry.error).length;
+    const accepted = this.entries.filter((entry) => entry.answer?.accepted).length;
+    this.#tally.textContent = done < all ? `${done} of ${all} read` : `${all} read, ${accepted} accepted`;
+    this.dispatchEvent(new CustomEvent("count", { detail: all }));
+  }
+}
+
+function keep(entry, result, milliseconds, together) {
+  if (result.error) entry.error = new ApiError(result.error.code, result.error.message, result.error.status ?? 422);
+  else Object.assign(entry, { answer: result, milliseconds, together });
+}
