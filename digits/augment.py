@@ -158,17 +158,30 @@ def blur(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def smear(pictures: Tensor, generator: Generator) -> Tensor:
-    """The mean over a movement of up to about ten pixels along any direction."""
+    """The mean over a movement of up to about twelve pixels along any direction."""
     count = len(pictures)
     angle = _uniform(generator, count) * math.pi
-    reach = _uniform(generator, count) * 0.36
+    reach = _uniform(generator, count) * 0.42
     identity = torch.eye(2, 3, device=pictures.device).expand(count, 2, 3)
     grid = F.affine_grid(identity.contiguous(), [count, 1, SIZE, SIZE], align_corners=False)
     direction = torch.stack((angle.cos() * reach, angle.sin() * reach), 1)[:, None, None]
     total = torch.zeros_like(pictures)
-    for step in (-1.0, -0.5, 0.0, 0.5, 1.0):
+    steps = 7
+    for step in torch.linspace(-1, 1, steps).tolist():
         total += F.grid_sample(pictures.unsqueeze(1), grid + direction * step, align_corners=False).squeeze(1)
-    return total / 5
+    return total / steps
+
+
+def displace(pictures: Tensor, generator: Generator) -> Tensor:
+    """Badly framed: half to one and a quarter times the size, up to six pixels off, turned by up to 40 degrees."""
+    count = len(pictures)
+    zoom = 1 / (0.5 + 0.75 * _uniform(generator, count))
+    angle = (_uniform(generator, count) * 2 - 1) * math.radians(40) * _uniform(generator, count)
+    shift = (_uniform(generator, count, 2) * 2 - 1) * (12 / SIZE)
+    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+    matrix = torch.stack((torch.stack((cosine, -sine, shift[:, 0]), 1), torch.stack((sine, cosine, shift[:, 1]), 1)), 1)
+    grid = F.affine_grid(matrix, [count, 1, SIZE, SIZE], align_corners=False)
+    return F.grid_sample(pictures.unsqueeze(1), grid, align_corners=False).squeeze(1)
 
 
 def scatter(pictures: Tensor, generator: Generator) -> Tensor:
@@ -248,19 +261,20 @@ def coarsen(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 DISTURBANCES: tuple[tuple[Callable[[Tensor, Generator], Tensor], float], ...] = (
-    (background, 0.13),
-    (contrast, 0.10),
+    (background, 0.10),
+    (contrast, 0.09),
     (invert, 0.04),
     (invert_region, 0.09),
-    (noise, 0.10),
-    (specks, 0.08),
-    (blur, 0.07),
-    (smear, 0.04),
+    (noise, 0.09),
+    (specks, 0.07),
+    (blur, 0.06),
+    (smear, 0.07),
     (scatter, 0.07),
-    (hollow, 0.09),
-    (strokes, 0.12),
-    (occlude, 0.04),
-    (coarsen, 0.03),
+    (hollow, 0.08),
+    (strokes, 0.11),
+    (occlude, 0.03),
+    (coarsen, 0.02),
+    (displace, 0.08),
 )
 
 

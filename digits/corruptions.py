@@ -17,7 +17,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Corruption = Callable[[Bytes, int, np.random.Generator], Bytes]
-Grey = npt.NDArray[np.floating[Any]]
+Grey = npt.NDArray[Any]
 _Body = Callable[[Floats, int, np.random.Generator], Grey]
 
 CORRUPTIONS: dict[str, Corruption] = {}
@@ -36,7 +36,7 @@ def _corruption(name: str) -> Callable[[_Body], _Body]:
                 raise ValueError(f"severity {severity}: expected one of {SEVERITIES}")
             if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
                 raise ValueError(f"images are {images.dtype} {images.shape}: expected uint8 (n, {SIDE}, {SIDE})")
-            spoilt = body(images.astype(np.float32) / 255, severity - 1, rng)
+            spoilt = body(np.asarray(images / 255, np.float32), severity - 1, rng)
             return np.asarray(np.rint(np.clip(spoilt, 0, 1) * 255), np.uint8)
 
         corrupt.__name__ = name.replace(" ", "_")
@@ -136,7 +136,7 @@ def _uneven_light(images: Floats, level: int, rng: np.random.Generator) -> Grey:
     angle = rng.uniform(0, 2 * np.pi, (len(images), 1, 1)).astype(np.float32)
     y, x = np.mgrid[-1:1:28j, -1:1:28j].astype(np.float32)
     slope = np.clip(0.5 + 0.5 * (np.cos(angle) * x + np.sin(angle) * y), 0, 1)
-    return np.maximum(images, 0) * (1 - strength * slope) + strength * slope
+    return np.asarray(images * (1 - strength * slope) + strength * slope)
 
 
 @_corruption("haze")
@@ -144,7 +144,7 @@ def _haze(images: Floats, level: int, rng: np.random.Generator) -> Grey:
     """A veil of uneven thickness between the camera and the digit."""
     veil = np.float32([0.3, 0.42, 0.54, 0.66, 0.76][level])
     thickness = np.clip(veil + 0.08 * _smooth(len(images), 4, rng), 0, 0.92)
-    return images * (1 - thickness) + 0.75 * thickness
+    return np.asarray(images * (1 - thickness) + 0.75 * thickness)
 
 
 @_corruption("inverted")
@@ -201,7 +201,7 @@ def _squared_paper(images: Floats, level: int, rng: np.random.Generator) -> Grey
     phase = rng.integers(0, 9, (2, len(images), 1, 1))
     y, x = np.mgrid[:SIDE, :SIDE]
     grid = ((y + phase[0]) % pitch[0] == 0) | ((x + phase[1]) % pitch[1] == 0)
-    return np.maximum(images, grid * np.float32([0.15, 0.28, 0.4, 0.52, 0.65][level]))
+    return np.asarray(np.maximum(images, grid * np.float32([0.15, 0.28, 0.4, 0.52, 0.65][level])))
 
 
 @_corruption("rotation")

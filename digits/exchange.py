@@ -1,4 +1,4 @@
-"""One HTTP request and its answer: admission, the body under its limit, errors in one shape, the connection left clean."""
+"""One HTTP request and its answer: admission, the body under its limit, errors in one shape, a clean connection."""
 
 from __future__ import annotations
 
@@ -154,13 +154,14 @@ class Exchange:
             raw.append((b"x-digits-model", self.model.encode()))
         if headers:
             raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        if self.pending:
+        lingering = self.pending
+        if lingering:
             raw.append((b"connection", b"close"))
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
         if self.scope["method"] == "HEAD":
             content = b""
-        await self.send({"type": "http.response.body", "body": content, "more_body": self.pending})
-        if self.pending:
+        await self.send({"type": "http.response.body", "body": content, "more_body": lingering})
+        if lingering:
             await self.take_in()
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
         return status
@@ -177,6 +178,7 @@ class Exchange:
                     message = await self.receive()
                     left -= len(message.get("body", b""))
                     if not message.get("more_body", False):
+                        self.pending = False
                         return
         except TimeoutError:
             return
@@ -184,7 +186,6 @@ class Exchange:
     async def refuse(self, refusal: Refusal) -> int:
         """Sends an error in the shape that all errors have."""
         self.gate.telemetry.error(refusal.code)
-        if self.pending and 0 < self.declared <= SMALL_BODY:
+        if self.pending and 0 < self.declared <= SMALL_BODY and refusal.status != 408:
             await self.take_in()  # it is here already, or as good as: the connection can be kept
-            self.pending = False
         return await self.answer(refusal.status, json.dumps(refusal.body()).encode(), refusal.headers)

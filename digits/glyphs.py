@@ -15,10 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 Bytes = npt.NDArray[np.uint8]
 
-LATIN_FONTS = (
-    "DejaVuSans.ttf", "DejaVuSans-Oblique.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Italic.ttf",
-    "STIXGeneral.ttf", "STIXGeneralItalic.ttf", "STIXGeneralBolIta.ttf", "cmr10.ttf", "cmss10.ttf", "cmtt10.ttf",
-)  # fmt: skip
+_LATIN = (
+    "DejaVuSans DejaVuSans-Oblique DejaVuSans-Bold DejaVuSansMono DejaVuSerif DejaVuSerif-Italic "
+    "STIXGeneral STIXGeneralItalic STIXGeneralBolIta cmr10 cmss10 cmtt10"
+)
+LATIN_FONTS = tuple(f"{name}.ttf" for name in _LATIN.split())
 WIDE_FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSans-Oblique.ttf")
 
 # What a person may take for a digit is left out: round things (0), bars (1), and the letters that share a digit's
@@ -27,15 +28,9 @@ LATIN = "ACEFHJKLMNPRTUVWXYacdefhjkmnprtuvwxy"
 GREEK = "ΓΔΕΗΚΛΜΝΞΠΡΣΤΥΦΧΨΩαγεηκλμνπτυφχψω"
 CYRILLIC = "АГДЕЖИЙКЛМНПРСТУФХЦШЩЮЯагдежийклмнпртуфхцшщюя"
 HEBREW_ARABIC = "אגהחטכלמנעפצקשתبتثجحخدذرزسشصضطظعغفقكلنيئ"
-_SYMBOL_RANGES = (
-    (0x2190, 0x21FF),
-    (0x2200, 0x22FF),
-    (0x2600, 0x26B8),
-    (0x2701, 0x2775),
-    (0x2794, 0x27BE),
-    (0x2580, 0x259F),
-)
-_SYMBOLS_LIKE_DIGITS = "∂∅∕∖∘∙∝∞∣∤∥∫∮∶∼≀⊂⊃⋮⋰⋱⊙⊚⊖⊘⊝❍❘❙❚❛❜❝❞☉☰♁⚆⚇⚈⚉⚪⚫⚬☎❓❔❢❡❶⌀↑↓↕⇂⇃↾↿⇵⇅⇡⇣⇧⇩⇳↥↧↨↯ↆ↺↻⟲⟳✆ϟ∃ℇ∍∋❘⊍⊎∪∩"  # fmt: skip
+_ARROWS, _MATHEMATICS, _SIGNS, _DINGBATS = (0x2190, 0x21FF), (0x2200, 0x22FF), (0x2600, 0x26B8), (0x2701, 0x2775)
+_SYMBOL_RANGES = (_ARROWS, _MATHEMATICS, _SIGNS, _DINGBATS, (0x2794, 0x27BE), (0x2580, 0x259F))
+_SYMBOLS_LIKE_DIGITS = "∂∅∕∖∘∙∝∞∣∤∥∫∮∶∼≀⊂⊃⋮⋰⋱⊙⊚⊖⊘⊝❍❘❙❚❛❜❝❞☉☰♁⚆⚇⚈⚉⚪⚫⚬☎❓❔❢❡❶⌀↑↓↕⇂⇃↾↿⇵⇅⇡⇣⇧⇩⇳↥↧↨↯ↆ↺↻⟲⟳✆ϟ∃ℇ∍∋⊍⊎∪∩"
 
 
 def _path(font: str) -> Path:

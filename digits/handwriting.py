@@ -8,6 +8,8 @@ written as points on a grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,33 +20,41 @@ Bytes = npt.NDArray[np.uint8]
 
 SIDE = 140
 
-# A stroke is a row of points "xy", both from 0 to 14 in hexadecimal, y down, baseline at a; a point said twice is a
-# corner; | lifts the pen.
+# A stroke is a row of points "xy", both in hexadecimal, y down to the baseline at a; a point said twice is a corner,
+# | lifts the pen.
+# fmt: off
 DIGITS: dict[int, tuple[str, ...]] = {
     0: ("50 21 05 29 5a 89 a5 81 50", "60 31 16 39 5a 88 94 71 42", "50 22 16 29 5a 89 94 72 40"),
-    1: ("50 5a", "60 4a", "33 50 50 5a", "05 60 60 6a", "17 60 60 6a", "33 60 60 6a|2a aa", "14 60 60 5a|1a 9a", "06 70 70 6a"),
+    1: ("50 5a", "60 4a", "33 50 50 5a", "05 60 60 6a", "17 60 60 6a", "33 60 60 6a|2a aa", "14 60 60 5a|1a 9a",
+        "06 70 70 6a"),
     2: ("12 30 70 92 84 1a 1a 9a", "12 40 80 93 65 29 1a 38 6a 99", "11 40 71 83 66 0a 0a aa", "13 30 80 84 2a 1a 9a"),
-    3: ("11 40 81 74 44 44 75 97 6a 09", "00 80 80 44 44 86 98 5a 09", "12 40 82 64 44 75 98 5a 18", "11 50 82 54 54 86 88 5a 1a"),
+    3: ("11 40 81 74 44 44 75 97 6a 09", "00 80 80 44 44 86 98 5a 09", "12 40 82 64 44 75 98 5a 18",
+        "11 50 82 54 54 86 88 5a 1a"),
     4: ("20 06 06 96|73 7a", "60 06 06 a6|60 6a", "10 05 15 95|80 7a", "70 06 06 a6|63 6a", "21 05 36 95|82 7a"),
-    5: ("10 04 04 54 97 7a 19|10 90", "90 10 10 04 04 64 97 7a 19", "80 20 14 14 54 86 7a 3a 09", "20 15 15 64 87 6a 09|20 a0"),
+    5: ("10 04 04 54 97 7a 19|10 90", "90 10 10 04 04 64 97 7a 19", "80 20 14 14 54 86 7a 3a 09",
+        "20 15 15 64 87 6a 09|20 a0"),
     6: ("80 32 06 28 6a 98 75 35 07", "70 24 17 3a 79 86 55 17", "60 34 17 2a 7a 97 65 26"),
-    7: ("00 90 90 3a", "02 00 00 90 90 4a", "00 90 90 55 4a", "00 a0 a0 3a|25 85", "01 00 90 90 55 4a|24 85", "00 90 90 3a|36 86"),
+    7: ("00 90 90 3a", "02 00 00 90 90 4a", "00 90 90 55 4a", "00 a0 a0 3a|25 85", "01 00 90 90 55 4a|24 85",
+        "00 90 90 3a|36 86"),
     8: ("82 50 12 44 76 98 5a 08 36 64 82", "91 60 21 34 65 88 5a 18 25 64 91", "50 32 54 72 50|54 27 5a 87 54"),
-    9: ("92 50 12 34 74 92 92 9a", "92 50 13 45 92 92 88 4a 19", "83 50 12 35 83 82 86 6a", "81 40 13 35 84 81 81 7a 4a"),
-}  # fmt: skip
+    9: ("92 50 12 34 74 92 92 9a", "92 50 13 45 92 92 88 4a 19", "83 50 12 35 83 82 86 6a",
+        "81 40 13 35 84 81 81 7a 4a"),
+}
 # Letters that a person can't tell from a digit are left out: O o D Q (0), I i l (1), Z z (2), S s (5), G b (6), B (8),
 # g q (9).
 LETTERS: dict[str, str] = {
     "A": "0a 50 50 aa|26 86", "C": "91 50 05 2a 7a 99", "E": "90 10 10 1a 1a 9a|15 75", "F": "90 10 10 1a|15 75",
     "H": "10 1a|90 9a|15 95", "J": "30 a0|80 88 5a 18", "K": "10 1a|90 15 15 9a", "L": "10 1a 1a 9a",
-    "M": "0a 10 10 57 57 90 90 aa", "N": "1a 10 10 9a 9a 90", "P": "10 1a|10 70 93 65 15", "R": "10 1a|10 70 92 65 15 15 9a",
-    "T": "00 a0|50 5a", "U": "10 18 5a 98 90", "V": "00 5a 5a a0", "W": "00 2a 2a 53 53 8a 8a a0", "X": "00 aa|a0 0a",
-    "Y": "00 55 55 a0|55 5a", "a": "84 44 07 3a 79 84 84 8a", "c": "94 54 06 2a 6a 99", "d": "74 34 07 3a 78|80 8a",
-    "e": "17 97 84 34 07 3a 99", "f": "80 50 42 4a|14 84", "h": "10 1a|17 54 86 8a", "j": "54 5c 2d|52 52",
-    "k": "10 1a|83 17 17 8a", "m": "04 0a|06 34 46 4a|46 74 86 8a", "n": "14 1a|17 54 86 8a", "p": "14 1e|15 54 97 6a 19",
-    "r": "14 1a|17 44 84", "t": "40 49 7a 99|14 84", "u": "14 18 4a 88 84 84 8a", "v": "14 5a 5a 94",
-    "w": "04 2a 2a 56 56 8a 8a a4", "x": "14 8a|84 1a", "y": "14 5a|94 3e",
-}  # fmt: skip
+    "M": "0a 10 10 57 57 90 90 aa", "N": "1a 10 10 9a 9a 90", "P": "10 1a|10 70 93 65 15",
+    "R": "10 1a|10 70 92 65 15 15 9a", "T": "00 a0|50 5a", "U": "10 18 5a 98 90", "V": "00 5a 5a a0",
+    "W": "00 2a 2a 53 53 8a 8a a0", "X": "00 aa|a0 0a", "Y": "00 55 55 a0|55 5a", "a": "84 44 07 3a 79 84 84 8a",
+    "c": "94 54 06 2a 6a 99", "d": "74 34 07 3a 78|80 8a", "e": "17 97 84 34 07 3a 99", "f": "80 50 42 4a|14 84",
+    "h": "10 1a|17 54 86 8a", "j": "54 5c 2d|52 52", "k": "10 1a|83 17 17 8a", "m": "04 0a|06 34 46 4a|46 74 86 8a",
+    "n": "14 1a|17 54 86 8a", "p": "14 1e|15 54 97 6a 19", "r": "14 1a|17 44 84", "t": "40 49 7a 99|14 84",
+    "u": "14 18 4a 88 84 84 8a", "v": "14 5a 5a 94", "w": "04 2a 2a 56 56 8a 8a a4", "x": "14 8a|84 1a",
+    "y": "14 5a|94 3e",
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def thin(mask: Bytes) -> Bytes:
         before = cv2.countNonZero(mask)
         for table in _TABLES:
             codes = cv2.filter2D(mask, cv2.CV_8U, _NEIGHBOURS, borderType=cv2.BORDER_CONSTANT)
-            mask &= 1 - cv2.LUT(codes, table)
+            mask &= np.asarray(1 - cv2.LUT(codes, table), np.uint8)
         if cv2.countNonZero(mask) == before:
             return mask
 
@@ -130,13 +140,13 @@ def field_of(digit: Bytes) -> Field:
         mask = (large >= 0.9 * large.max()).astype(np.uint8)
     inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
     outside = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
-    skeleton = thin(
-        np.ascontiguousarray(mask[::2, ::2])
-    )  # half as fine: a third of the time, and no difference to be seen
-    return Field(_distance_to(skeleton, 2.0), cv2.GaussianBlur(inside - outside, (0, 0), 1.0), _box(mask))
+    # Thinned half as fine: a third of the time, and no difference to be seen.
+    skeleton = thin(np.ascontiguousarray(mask[::2, ::2]))
+    edge = np.asarray(cv2.GaussianBlur(inside - outside, (0, 0), 1.0), np.float32)
+    return Field(_distance_to(skeleton, 2.0), edge, _box(mask))
 
 
-def curve(points: npt.NDArray[np.floating], steps: int = 10) -> npt.NDArray[np.float64]:
+def curve(points: npt.NDArray[np.floating[Any]], steps: int = 10) -> npt.NDArray[np.float64]:
     """A Catmull-Rom spline through points (n, 2); a point said twice makes a corner.
 
     Returns ((n − 1) · steps + 1, 2).
@@ -154,11 +164,11 @@ def strokes_of(skeleton: str, rng: np.random.Generator, jitter: float) -> list[n
     """
     strokes = []
     for stroke in skeleton.split("|"):
-        points = np.array([[int(x, 16), int(y, 16)] for x, y in stroke.split()], np.float64)
+        points = np.array([[int(point[0], 16), int(point[1], 16)] for point in stroke.split()], np.float64)
         shaken = points + rng.normal(0, jitter, points.shape)
         corners = np.flatnonzero((points[1:] == points[:-1]).all(1)) + 1
         pieces = np.split(shaken, corners)
-        for before, after in zip(pieces, pieces[1:], strict=False):
+        for before, after in pairwise(pieces):
             after[0] = before[-1]  # the corner was shaken twice
         strokes.append(np.concatenate([curve(piece) for piece in pieces]))
     return strokes

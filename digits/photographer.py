@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from digits import handwriting, imaging, scenery
+from digits import camera, handwriting, imaging, scenery
 from digits.data import Split
 from digits.handwriting import Field
+from digits.pens import depth_of, pick_pen
 from digits.scenery import Bytes, Floats
 from digits.workers import Progress, in_order
 
@@ -36,84 +37,6 @@ class Shot:
     ink: Floats
 
 
-@dataclass(frozen=True)
-class Pen:
-    """What writes.
-
-    Attributes:
-        width: of the stroke, as a share of the digit's height; 0 keeps the width it was written with.
-        strength: how much of the ground the ink hides, 0..1.
-        colour: float32 (3,), RGB in 0..1.
-        grain: how much the paper's tooth shows in the stroke, 0..1.
-    """
-
-    width: float
-    strength: float
-    colour: Floats
-    grain: float
-
-
-def pick_pen(rng: np.random.Generator, hardness: float, dark_ground: bool) -> Pen:
-    """A ballpoint, felt pen, pencil, marker or the pen that the digit was written with; chalk and the like on a dark
-    ground.
-    """
-    kind = rng.choice(["ballpoint", "felt", "pencil", "marker", "own"], p=[0.33, 0.2, 0.22, 0.1, 0.15])
-    low, high = {
-        "ballpoint": (0.018, 0.055),
-        "felt": (0.04, 0.1),
-        "pencil": (0.018, 0.07),
-        "marker": (0.09, 0.2),
-        "own": (0, 0),
-    }[str(kind)]
-    width = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low else 0.0
-    if dark_ground:
-        colour = np.clip(np.array([0.92, 0.92, 0.88]) + rng.normal(0, 0.12, 3), 0.5, 1)
-        return Pen(width, rng.uniform(0.85 - 0.4 * hardness, 1.0), colour.astype(np.float32), rng.uniform(0, 0.7))
-    if kind == "pencil":
-        faint = rng.uniform(0.55 - 0.42 * hardness, 0.85)
-        return Pen(width, faint, np.full(3, rng.uniform(0.15, 0.4), np.float32), rng.uniform(0.1, 0.6))
-    palette = [
-        [0.1, 0.1, 0.12],
-        [0.1, 0.15, 0.55],
-        [0.7, 0.1, 0.12],
-        [0.1, 0.4, 0.2],
-        [0.4, 0.1, 0.5],
-        [0.85, 0.45, 0.1],
-    ]
-    colour = palette[rng.choice(6, p=[0.38, 0.36, 0.12, 0.06, 0.05, 0.03])] + rng.normal(0, 0.05, 3)
-    return Pen(
-        width, rng.uniform(0.85 - 0.35 * hardness, 1.0), np.clip(colour, 0, 1).astype(np.float32), rng.uniform(0, 0.35)
-    )
-
-
-def depth_of(field: Field, pen: Pen, rng: np.random.Generator, hardness: float) -> Floats:
-    """How deep inside the stroke each field pixel lies (float32 (140, 140), negative outside), after the pen's width,
-    pressure, wobble and gaps.
-    """
-    height = max(field.box[3], 0.5 * field.box[2])
-    if pen.width == 0 and field.edge is not None:
-        depth = field.edge + np.float32(rng.normal(0, 0.008) * height)
-    else:
-        width = pen.width or float(np.exp(rng.uniform(np.log(0.03), np.log(0.15))))
-        depth = np.float32(width * height / 2) - field.distance
-    half = max(float(depth.max()), 0.5)
-    side = handwriting.SIDE
-    if rng.random() < 0.5:  # pressure
-        depth = depth - np.float32(half * rng.uniform(0.1, 0.5)) * np.clip(
-            scenery.smooth_field(side, side, rng, 6), 0, 1
-        )
-    if rng.random() < 0.3 * hardness:  # the pen skips
-        skips = scenery.smooth_field(side, side, rng, 14)
-        depth = np.where(skips > np.float32(rng.uniform(0.9, 1.05)), np.float32(-1), depth)
-    if rng.random() < 0.5:  # an unsteady hand
-        amount, cells = np.float32(rng.uniform(1, 5) * 2), int(rng.integers(3, 9))
-        grid = np.arange(side, dtype=np.float32)
-        shift_x = grid[None] + amount * (scenery.smooth_field(side, side, rng, cells) - np.float32(0.5))
-        shift_y = grid[:, None] + amount * (scenery.smooth_field(side, side, rng, cells) - np.float32(0.5))
-        depth = cv2.remap(depth, shift_x, shift_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-50)
-    return np.asarray(depth, np.float32)
-
-
 def _frame(rng: np.random.Generator, hardness: float) -> tuple[int, int, float]:
     """Height and width of the picture and height of the digit, in pixels."""
     height = float(np.clip(np.exp(rng.normal(np.log(210), 0.5)), 28, 1000))
@@ -133,7 +56,7 @@ def _pose(rng: np.random.Generator, hardness: float, height: int, width: int) ->
     turn = np.array(
         [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [tilt[0] / reach, tilt[1] / reach, 1]]
     )
-    return np.linalg.inv(centre) @ turn @ centre
+    return np.asarray(np.linalg.inv(centre) @ turn @ centre, np.float64)
 
 
 def _place(
@@ -146,11 +69,8 @@ def _place(
     scale = size / max(box_height, 0.6 * box_width)
     stretch, slant = np.exp(rng.normal(0, 0.1)), rng.normal(0, 0.08)
     turn = np.clip(rng.normal(0, 0.06), -0.15, 0.15)
-    linear = (
-        scale
-        * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        @ np.array([[stretch, slant], [0, 1]])
-    )
+    spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    linear = scale * spin @ np.array([[stretch, slant], [0, 1]])
     half = np.abs(linear) @ np.array([box_width, box_height]) / 2
     frame = np.array([width, height]) / 2
     shrink = min(1.0, float((0.95 * frame / half).min()))
@@ -164,7 +84,16 @@ def _place(
     to_page = np.eye(3)
     to_page[:2, :2] = linear
     to_page[:2, 2] = centre - linear @ np.array([left + box_width / 2, top + box_height / 2])
-    return np.linalg.inv(to_page)
+    return np.asarray(np.linalg.inv(to_page), np.float64)
+
+
+def _box_on_page(field: Field, placed: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    left, top, width, height = field.box
+    corners = np.array(
+        [[left, top, 1], [left + width, top, 1], [left, top + height, 1], [left + width, top + height, 1]]
+    )
+    x, y, _ = np.linalg.inv(placed) @ corners.T
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
@@ -180,16 +109,11 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
     placed = _place(field, size, height, width, rng, hardness)
     pixel = np.float32(1 / np.hypot(placed[0, 0], placed[1, 0]))  # picture pixels for one field pixel
 
-    depth = depth_of(field, pen, rng, hardness)
-    seen_depth = cv2.warpPerspective(
-        depth,
-        placed @ pose,
-        (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=-50,
+    flags, depth = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, depth_of(field, pen, rng, hardness)
+    seen = cv2.warpPerspective(
+        depth, placed @ pose, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=-50
     )
-    depth = seen_depth * pixel
+    depth = np.asarray(seen, np.float32) * pixel
     stroke = 2 * float(depth.max())
     if 0 < stroke < 1.3:  # no pen draws thinner than the camera sees
         depth = depth + np.float32(0.65 - stroke / 2)
@@ -201,10 +125,9 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
         tint = np.full(3, bright) if rng.random() < 0.7 else np.abs(bright - rng.uniform(0, 0.3, 3))
         picture = scenery.sheet_of(height, width, tint)
         scenery.blend(picture, np.rint(pen.colour * 4) / 4 if rng.random() < 0.5 else np.full(3, 1 - bright), ink)
-        seen = cv2.merge([scenery.to_bytes(plane) for plane in picture])
         if rng.random() < 0.5 * hardness:
-            seen = scenery.camera(picture, rng, 0.3 * hardness, max(stroke, 1.3))
-        return Shot(np.asarray(seen, np.uint8), ink)
+            return Shot(camera.take(picture, rng, 0.3 * hardness, max(stroke, 1.3)), ink)
+        return Shot(np.asarray(cv2.merge([camera.to_bytes(plane) for plane in picture]), np.uint8), ink)
 
     picture = scenery.board(height, width, rng) if dark_ground else scenery.paper(height, width, rng, hardness)
     wants_rules = rng.random() < 0.15 + 0.35 * hardness
@@ -214,27 +137,15 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
         if wants_rules:
             scenery.rule(picture, u, v, size, pen.strength, rng, hardness)
         if wants_edge:
-            corners = (
-                np.linalg.inv(placed)
-                @ np.array(
-                    [
-                        [field.box[0] + dx * field.box[2], field.box[1] + dy * field.box[3], 1]
-                        for dx in (0, 1)
-                        for dy in (0, 1)
-                    ]
-                ).T
-            )
-            scenery.table_edge(
-                picture, u, v, (corners[0].min(), corners[1].min(), corners[0].max(), corners[1].max()), rng
-            )
+            scenery.table_edge(picture, u, v, _box_on_page(field, placed), rng)
     alpha = ink * np.float32(pen.strength)
     if pen.grain > 0.05:
         alpha = alpha * np.clip(1 + np.float32(pen.grain) * scenery.fractal_noise(height, width, rng, 0.5), 0, 1)
     scenery.blend(picture, pen.colour, alpha)
     x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
     scenery.clutter(picture, (x, y, x + w, y + h), rng, hardness)
-    scenery.light(picture, rng, hardness)
-    return Shot(scenery.camera(picture, rng, hardness, max(stroke, 1.3)), ink)
+    camera.light(picture, rng, hardness)
+    return Shot(camera.take(picture, rng, hardness, max(stroke, 1.3)), ink)
 
 
 def photograph(digit: Bytes, rng: np.random.Generator, hardness: float) -> Bytes:
@@ -251,8 +162,9 @@ def reference(ink: Floats) -> Bytes:
     if w == 0:
         return np.zeros((28, 28), np.uint8)
     part, scale = ink[y : y + h, x : x + w], 20 / max(w, h)
-    fitted = cv2.resize(part, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
-    fitted = fitted / max(float(fitted.max()), 1e-6)
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    fitted = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.float32)
+    fitted /= max(float(fitted.max()), 1e-6)
     # Not cv2.moments, which takes a picture two pixels wide for a list of points.
     mass = float(fitted.sum())
     left = 13.5 - float(fitted.sum(0) @ np.arange(fitted.shape[1])) / mass
@@ -261,18 +173,24 @@ def reference(ink: Floats) -> Bytes:
     return np.asarray(np.clip(moved * 255, 0, 255), np.uint8)
 
 
+def _strokes_only(image: npt.NDArray[np.generic]) -> Floats:
+    """A difference of Gaussians as wide as a stroke: lines stay, the inside of blobs goes."""
+    grey = np.pad(np.asarray(image, np.float32), 2)
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.9) - cv2.GaussianBlur(grey, (0, 0), 2.5), np.float32)
+
+
 def likeness(candidates: Bytes, target: Bytes) -> Floats:
-    """How much each candidate (k, 28, 28) looks like the target (28, 28): the best normalised correlation over shifts
-    of two pixels, both blurred so that the pen's width counts little. Returns (k,), 1 for the same.
+    """How much each candidate (k, 28, 28) looks like the target (28, 28): (k,), 1 for the same, around 0.4 for another.
+
+    The best normalised correlation of the strokes over small shifts, over the target as it is and thickened, since
+    imaging changes the pen's width, and over the target at 100 and 78%, since debris makes imaging fit a digit smaller.
     """
-    soft = cv2.GaussianBlur(target.astype(np.float32), (0, 0), 1.5)
-    found = []
-    for candidate in candidates:
-        wide = cv2.copyMakeBorder(
-            cv2.GaussianBlur(candidate.astype(np.float32), (0, 0), 1.5), 2, 2, 2, 2, cv2.BORDER_CONSTANT
-        )
-        found.append(float(cv2.matchTemplate(wide, soft, cv2.TM_CCOEFF_NORMED).max()))
-    return np.nan_to_num(np.array(found, np.float32), posinf=0, neginf=0)
+    thick = cv2.dilate(target, np.ones((3, 3), np.uint8))
+    small = cv2.resize(thick, (22, 22), interpolation=cv2.INTER_AREA)
+    wanted = [_strokes_only(t)[2:-2, 2:-2] for t in (target, thick, small)]
+    seen = [_strokes_only(candidate) for candidate in candidates]
+    best = [max(float(cv2.matchTemplate(s, w, cv2.TM_CCOEFF_NORMED).max()) for w in wanted) for s in seen]
+    return np.nan_to_num(np.array(best, np.float32), posinf=0, neginf=0)
 
 
 def _field(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:
@@ -298,6 +216,31 @@ def _photograph_one(
         best = int(alike.argmax())
         if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
             return candidates[best], label
+
+
+def _read_one(
+    images: Bytes, labels: npt.NDArray[np.int64], hardness: tuple[float, float], rng: np.random.Generator
+) -> tuple[imaging.Reading, int]:
+    field, label = _field(images, labels, rng)
+    return imaging.interpret(shoot(field, rng, rng.uniform(*hardness)).picture), label
+
+
+def make_readings(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    hardness: tuple[float, float] = (0.0, 1.0),
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> tuple[list[imaging.Reading], npt.NDArray[np.int64]]:
+    """Photograph digits as `make_photographs` does, for evaluation: nothing is chosen or left out by knowing the digit.
+
+    Returns every picture's whole reading, as the service would get it, and the labels int64 (count,).
+    """
+    made = list(in_order(partial(_read_one, images, labels, hardness), count, seed, workers, progress))
+    return [reading for reading, _ in made], np.array([label for _, label in made], np.int64)
 
 
 def make_photographs(

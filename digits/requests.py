@@ -1,4 +1,4 @@
-"""What a client sends: bodies and header values in, the picture files inside them out, or a refusal that explains why."""
+"""What a client sends: bodies and header values in, the picture files inside them out, or a refusal that says why."""
 
 from __future__ import annotations
 

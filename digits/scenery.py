@@ -1,4 +1,4 @@
-"""Where a digit is written and how it is seen: paper, rulings, light, clutter and camera, each a function on float32
+"""Where a digit is written: paper, rulings and clutter, each a function on float32
 pictures (3, h, w) in 0..1, RGB.
 
 Planes come first because NumPy is three times as fast so than with three interleaved channels.
@@ -145,7 +145,7 @@ def rule(
     def lines(coordinate: Floats, phase: float) -> Floats:
         t = coordinate * np.float32(1 / spacing) + np.float32(phase)
         off = np.abs(t - np.rint(t)) * np.float32(spacing)
-        return np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half))
+        return np.asarray(np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half)), np.float32)
 
     across = lines(v, rng.random())
     if kind == "lines":
@@ -159,41 +159,8 @@ def rule(
     else:
         pattern = np.maximum(across, lines(u, rng.random()))
     if rng.random() < 0.3:  # worn print
-        pattern = pattern * np.clip(1 + 0.5 * fractal_noise(*pattern.shape, rng, 0.5), 0, 1)
+        pattern = pattern * np.clip(1 + 0.5 * fractal_noise(pattern.shape[0], pattern.shape[1], rng, 0.5), 0, 1)
     blend(picture, tint, pattern * np.float32(strength))
-
-
-def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
-    """Light the scene in place: exposure, colour of the lamp, gradient, vignette, soft and hard shadows, a flash
-    spot.
-    """
-    height, width = picture.shape[1:]
-    x = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    angle = rng.uniform(0, 2 * np.pi)
-    slope = rng.uniform(0, 0.1 + 0.3 * hardness)
-    lamp = 1 + np.float32(slope * np.cos(angle)) * x + np.float32(slope * np.sin(angle)) * y
-    if rng.random() < 0.2 + 0.4 * hardness:
-        lamp = lamp - np.float32(rng.uniform(0.05, 0.35)) * (x * x + y * y) * 0.5
-    if rng.random() < 0.15 + 0.3 * hardness:
-        lamp = lamp * (1 - np.float32(rng.uniform(0.1, 0.5)) * np.clip(smooth_field(height, width, rng, 4), 0, 1))
-    for _ in range(rng.binomial(2, 0.08 + 0.3 * hardness)):  # the edge of a shadow: a hand, a phone, a window frame
-        angle = rng.uniform(0, 2 * np.pi)
-        across = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y + np.float32(rng.uniform(0, 0.3)) * x * y
-        softness = np.float32(np.exp(rng.uniform(np.log(0.02), np.log(0.8))))
-        lamp = lamp * (
-            1
-            - np.float32(rng.uniform(0.1, 0.6))
-            * np.clip((across - np.float32(rng.uniform(-0.7, 0.7))) / softness, 0, 1)
-        )
-    if rng.random() < 0.1 * hardness:
-        spot = (x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2
-        lamp = lamp + np.float32(rng.uniform(0.2, 0.8)) * np.exp(-spot * np.float32(rng.uniform(2, 12)))
-    exposure = np.exp(rng.normal(-0.12, 0.12 + 0.22 * hardness))
-    warmth = rng.normal(0, 0.02 + 0.06 * hardness)
-    lamp = np.maximum(lamp, 0.12) * np.float32(exposure)
-    for plane, tint in zip(picture, (1 + warmth, 1.0, 1 - warmth), strict=True):
-        plane *= lamp * np.float32(tint)
 
 
 def clutter(picture: Floats, box: tuple[float, float, float, float], rng: np.random.Generator, hardness: float) -> None:
@@ -272,53 +239,3 @@ def table_edge(
     grain = np.maximum(grain, 0.05)
     for plane, tone in zip(picture, table.astype(np.float32), strict=True):
         plane += alpha * (grain * tone - plane)
-
-
-def to_bytes(plane: Floats) -> Bytes:
-    """0..1 to 0..255, clipped."""
-    return np.asarray(cv2.convertScaleAbs(cv2.max(plane, 0.0), alpha=255), np.uint8)
-
-
-def _motion(length: int, angle: float) -> Floats:
-    kernel = np.zeros((length, length), np.float32)
-    middle = length // 2
-    reach = np.array([np.cos(angle), np.sin(angle)]) * middle
-    cv2.line(kernel, np.rint(middle - reach).astype(int).tolist(), np.rint(middle + reach).astype(int).tolist(), 1.0, 1)
-    return kernel / kernel.sum()
-
-
-def camera(picture: Floats, rng: np.random.Generator, hardness: float, stroke: float) -> Bytes:
-    """Take the picture: defocus or motion blur (bounded by the `stroke` width in pixels), sensor noise, tone,
-    sharpening, JPEG. Returns RGB, uint8 (h, w, 3).
-    """
-    height, width = picture.shape[1:]
-    if rng.random() < 0.4 + 0.4 * hardness:
-        sigma = max(rng.uniform(0.2, 0.5 + 0.3 * hardness * min(stroke, 8.0)), 0.3)
-        if rng.random() < 0.7:
-            planes = [cv2.GaussianBlur(plane, (0, 0), sigma) for plane in picture]
-        else:
-            kernel = _motion(max(3, int(sigma * 3) | 1), rng.uniform(0, np.pi))
-            planes = [cv2.filter2D(plane, -1, kernel, borderType=cv2.BORDER_REFLECT) for plane in picture]
-    else:
-        planes = list(picture)
-    if rng.random() < 0.5 + 0.5 * hardness:
-        level = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.012 + 0.04 * hardness))))
-        grain = level * white_noise(height, width, rng)
-        planes = [plane + grain for plane in planes]
-        if rng.random() < 0.4:
-            planes = [plane + level * np.float32(0.7) * white_noise(height, width, rng) for plane in planes]
-    if rng.random() < 0.2 + 0.3 * hardness:
-        sigma, amount = rng.uniform(0.8, 2.0), rng.uniform(0.3, 1.2)
-        planes = [
-            cv2.addWeighted(plane, 1 + amount, cv2.GaussianBlur(plane, (0, 0), sigma), -amount, 0) for plane in planes
-        ]
-    gamma, contrast = np.exp(rng.normal(0, 0.05 + 0.15 * hardness)), rng.uniform(1 - 0.35 * hardness, 1.05)
-    levels = np.linspace(0, 1, 256) ** gamma
-    table = np.clip(((levels - 0.5) * contrast + 0.5) * 255, 0, 255).astype(np.uint8)
-    seen = cv2.merge([cv2.LUT(to_bytes(plane), table) for plane in planes])
-    if rng.random() < 0.05:
-        seen = cv2.cvtColor(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if rng.random() < 0.9:
-        quality = int(rng.uniform(80 - 60 * hardness, 96))
-        seen = cv2.imdecode(cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
-    return np.asarray(seen, np.uint8)

@@ -4,9 +4,12 @@ in, its results come out in order.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 import cv2
@@ -23,7 +26,17 @@ _make: Callable[[np.random.Generator], Any] | None = None
 def _start(make: Callable[[np.random.Generator], Any]) -> None:
     global _make
     _make = make
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started this decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # one process for each core: OpenCV's own threads would only get in each other's way
+
+
+def _end_with_parent() -> None:
+    """A pool's processes wait for work for ever when the process that started them is killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _chunk(seed: int, start: int, stop: int) -> list[Any]:
@@ -41,7 +54,8 @@ def in_order(
     """Yield `count` results of `make`, each from a random generator of its own.
 
     With more than one worker `make` runs in fresh processes (spawned, since torch's threads do not survive a fork): it
-    must be picklable, and a script that calls this needs its `if __name__ == "__main__"`. `progress` is called with (done, count) as results arrive.
+    must be picklable, and a script that calls this needs its `if __name__ == "__main__"`. `progress` is called with
+    (done, count) as results arrive.
     """
     if workers <= 1 or count < _SMALL:
         for index in range(count):
@@ -53,9 +67,12 @@ def in_order(
     with ProcessPoolExecutor(workers, get_context("spawn"), _start, (make,)) as pool:
         futures = [pool.submit(_chunk, seed, start, min(start + _CHUNK, count)) for start in starts]
         done = 0
-        for future in futures:
-            for made in future.result():
-                done += 1
-                yield made
-            if progress is not None:
-                progress(done, count)
+        try:
+            for future in futures:
+                for made in future.result():
+                    done += 1
+                    yield made
+                if progress is not None:
+                    progress(done, count)
+        finally:
+            pool.shutdown(cancel_futures=True)  # interrupted, the rest need not be made

@@ -39,8 +39,9 @@ def test_geometry_moves_every_digit_but_keeps_its_ink(bars):
     moved = augment.augment(bars, generator(), disturbed=0)
     assert ((moved - bars.float()).abs().mean(dim=(1, 2)) > 1).all()
     ink = moved.sum(dim=(1, 2)) / bars.float().sum(dim=(1, 2))
-    assert ink.min() > 0.35
-    assert ink.max() < 2.5
+    assert ink.min() > 0.15
+    assert 0.8 < ink.median() < 1.25
+    assert ink.max() < 3
 
 
 def test_more_strength_moves_further(bars):

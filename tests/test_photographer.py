@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from digits import handwriting, imaging, scenery
+from digits import handwriting, imaging, scenery, workers
 from digits.handwriting import DIGITS, field_of, thin, write_digit
 from digits.photographer import RECOGNISABLE, likeness, make_photographs, photograph, reference, shoot
 
@@ -82,9 +82,10 @@ def test_a_training_set_has_the_shape_and_labels_it_promises() -> None:
     assert len(set(made.labels.tolist())) > 6
 
 
-def test_the_same_seed_makes_the_same_training_set_with_one_process_or_two() -> None:
-    alone = make_photographs(IMAGES, LABELS, 260, seed=5, hardness=(0, 0.3), workers=1)
-    together = make_photographs(IMAGES, LABELS, 260, seed=5, hardness=(0, 0.3), workers=2)
+def test_the_same_seed_makes_the_same_training_set_with_one_process_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = make_photographs(IMAGES, LABELS, 70, seed=5, hardness=(0, 0.3), workers=1)
+    monkeypatch.setattr(workers, "_SMALL", 1)
+    together = make_photographs(IMAGES, LABELS, 70, seed=5, hardness=(0, 0.3), workers=2)
     np.testing.assert_array_equal(alone.images, together.images)
     np.testing.assert_array_equal(alone.labels, together.labels)
     fewer = make_photographs(IMAGES, LABELS, 20, seed=5, hardness=(0, 0.3))

@@ -60,7 +60,7 @@ function behind(yes) {
 }
 
 function showNothing() {
-  sent = null;
+  showCurl(null);
   behind(false);
   $("answer").dataset.state = "idle";
   $("headline").textContent = "Nothing written yet";
@@ -69,14 +69,12 @@ function showNothing() {
   showSeen("");
   $("round-trip").textContent = $("in-service").textContent = "–";
   $("trouble").hidden = true;
-  $("copy").disabled = true;
-  $("curl").textContent = "Write or pick something first.";
   drawBars(null);
   announce("");
 }
 
 function showAnswer(answer, { blob, name, roundTrip, together = 1 }) {
-  sent = { blob, name };
+  showCurl({ blob, name });
   const [headline, detail] = verdict(answer);
   const path = GLYPHS[answer.digit];
   const same = $("glyph-stroke").getAttribute("d") === path;
@@ -91,8 +89,6 @@ function showAnswer(answer, { blob, name, roundTrip, together = 1 }) {
   $("round-trip").textContent = milliseconds(roundTrip) + (together > 1 ? ` for ${together}` : "");
   $("in-service").textContent = milliseconds(answer.milliseconds);
   showModel(answer.model);
-  $("copy").disabled = false;
-  $("curl").textContent = curl(PREDICT, blob.type, { name, base64: name ? "" : "…", key: hasKey() });
   announce(`${headline}. ${detail}`);
 }
 
@@ -103,11 +99,21 @@ function showSeen(png) {
   $("seen").alt = png ? "The picture as the model saw it, 28 by 28 pixels" : "";
 }
 
-function showError(error) {
+/** The request behind what is shown; a drawing's own bytes are spared the eye and come with Copy. */
+function showCurl(request) {
+  sent = request;
+  $("copy").disabled = !request;
+  $("curl").textContent = request
+    ? curl(PREDICT, request.blob.type, { name: request.name, base64: request.name ? "" : "…", key: hasKey() })
+    : "Write or pick something first.";
+}
+
+function showError(error, request = null) {
   const [title, text] = apology(error);
   $("answer").dataset.state = "error";
   $("glyph-stroke").removeAttribute("d");
   showSeen("");
+  showCurl(request);
   $("round-trip").textContent = $("in-service").textContent = "–";
   drawBars(null);
   announce("");
@@ -224,7 +230,7 @@ function show(entry) {
   tidy();
   behind(false);
   if (entry.answer) showAnswer(entry.answer, { blob: entry.file, name: entry.name, roundTrip: entry.milliseconds, together: entry.together });
-  else if (entry.error) showError(entry.error);
+  else if (entry.error) showError(entry.error, { blob: entry.file, name: entry.name });
   else {
     showNothing();
     behind(true);
@@ -296,6 +302,7 @@ $("copy").addEventListener("click", async () => {
 $("key").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey($("key-value").value.trim());
+  $("surface").focus({ preventScroll: true }); // the field is about to go
   again();
 });
 $("retry").addEventListener("click", again);

@@ -23,6 +23,7 @@ export class Camera {
       take.hidden = other.hidden = true;
       (works ? take : other).hidden = false;
       take.disabled = !this.#stream;
+      video.parentElement.hidden = !works;
     };
     say("Asking for the camera…", true);
     dialog.showModal();

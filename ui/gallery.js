@@ -142,7 +142,7 @@ export class Gallery extends EventTarget {
     svg.append(document.createElementNS(svg.namespaceURI, "path"));
     svg.firstChild.setAttribute("d", GLYPHS[answer.digit]);
     const read = Object.assign(document.createElement("span"), { className: "visually-hidden", textContent: `${answer.digit}, ` });
-    card.result.replaceChildren(svg, read, answer.accepted ? percent(answer.probability) : "not sure");
+    card.result.replaceChildren(svg, read, answer.accepted ? percent(answer.probability).replace("over ", ">") : "not sure");
   }
 
   #count() {

@@ -35,7 +35,8 @@ const KIND = {
 export function apology(error) {
   const busy = error.status === 503 || error.status === 429;
   const title = error.status === 401 ? KIND.unauthorized : busy ? "The service is busy" : KIND[error.code];
-  return [title ?? "That didn’t work", error.message];
+  const text = error.message.replace(/^./, (first) => first.toUpperCase()).replace(/([^.!?…])$/, "$1.");
+  return [title ?? "That didn’t work", text];
 }
 
 /** The answers as CSV (RFC 4180). A name that a spreadsheet would take for a formula gets an apostrophe before it. */

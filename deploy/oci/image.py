@@ -9,8 +9,6 @@ environment alone.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -68,6 +66,8 @@ class ServingImage(Image):
 
 def image_labels(models: tuple[str, ...]) -> dict[str, str]:
     """Labels with the names of the OCI image specification, and the tags of the models that are built in."""
+    from deploy.revision import source_revision  # only a build needs it, and only there it is to be found
+
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     return {
         "org.opencontainers.image.title": "Digits",
@@ -77,17 +77,3 @@ def image_labels(models: tuple[str, ...]) -> dict[str, str]:
         "org.opencontainers.image.licenses": project["license"],
         "digits.model": " ".join(models),
     }
-
-
-def source_revision() -> str:
-    """The git commit, with `-dirty` where files differ from it; SOURCE_REVISION or "unknown" where there is no git."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}-dirty" if _git("status", "--porcelain") else commit
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("SOURCE_REVISION", "unknown")
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PROJECT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -55,6 +55,7 @@ export DOCKER_HOST=unix://$SOCKET_DIR/docker.sock OCI_ENGINE=docker
 /usr/sbin/dockerd --host "$DOCKER_HOST" --data-root "$CACHE/docker" --exec-root "$SOCKET_DIR/exec" --pidfile "$SOCKET_DIR/pid" \
   --iptables=false --ip6tables=false --bridge=none >"$CACHE/dockerd.log" 2>&1 9>&- &
 daemon=$!
+# shellcheck disable=SC2317  # called by the trap
 stop() { kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null; rm -f "$SOCKET_DIR/docker.sock"; }
 trap stop EXIT
 for _ in $(seq 150); do

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.models import store_model, tiny_model
+from tests.models import tiny_model
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 expect, Page, Browser, Route = sync_api.expect, sync_api.Page, sync_api.Browser, sync_api.Route
@@ -31,6 +31,7 @@ expect, Page, Browser, Route = sync_api.expect, sync_api.Page, sync_api.Browser,
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"]
+expect.set_options(timeout=60_000)  # a loaded machine is slow, which is no failure
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 THREE = [(0.3, 0.22), (0.45, 0.14), (0.62, 0.17), (0.68, 0.28), (0.6, 0.42), (0.46, 0.47)]
 THREE += [(0.62, 0.52), (0.7, 0.66), (0.62, 0.8), (0.45, 0.86), (0.29, 0.78)]
@@ -41,11 +42,15 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 # ── The service and the browser ──────────────────────────────────────────────────────────────────────────────────────
 
 
+STORE = """import sys; from pathlib import Path; from tests.models import store_model
+store_model(Path(sys.argv[1]), sys.stdin.buffer.read(), "7")"""  # in its own process: BentoML's import warns
+
+
 @contextmanager
 def serving(model: bytes, folder: Path, **settings: str) -> Iterator[str]:
     """The real service with a BentoML store of its own that holds this model.onnx; the page's address."""
     home = folder / "bentoml"
-    store_model(home, model, "7")
+    subprocess.run([sys.executable, "-c", STORE, str(home)], input=model, cwd=ROOT, check=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +72,7 @@ def serving(model: bytes, folder: Path, **settings: str) -> Iterator[str]:
 
 
 def wait_until_ready(url: str, service: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and service.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=2):
@@ -107,6 +112,7 @@ class Visit:
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.context = browser.new_context(viewport=DESKTOP, accept_downloads=True, **options)
+        self.context.set_default_timeout(60_000)
         self.page: Page = self.context.new_page()
         self.said: list[str] = []
         self.requests: list[Any] = []
@@ -166,7 +172,8 @@ class Visit:
     def sent(self) -> bytes:
         """The picture that was sent last."""
         content = self.page.evaluate(
-            """async () => { const bytes = new Uint8Array(await sent.findLast((body) => body instanceof Blob).arrayBuffer());
+            """async () => { const picture = sent.findLast((body) => body instanceof Blob);
+                const bytes = new Uint8Array(await picture.arrayBuffer());
                 return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")); }"""
         )
         return base64.b64decode(content)
@@ -325,12 +332,8 @@ def test_a_stale_answer_is_never_shown(visit: Visit) -> None:
     visit.page.route("**/predict?*", lambda route: held.append(route))
     visit.draw(THREE)
     visit.page.wait_for_function("sent.some((body) => body instanceof Blob)")
-    visit.page.click("#clear")
-    with visit.page.expect_event("requestfinished"):  # a later exchange: whatever the held one brought has come by then
-        visit.page.unroute("**/predict?*")
-        for route in held:
-            route.continue_()
-        visit.page.evaluate("fetch('../model').then((response) => response.text())")
+    with visit.page.expect_event("requestfailed", lambda request: "/predict?" in request.url):  # given up, not ignored
+        visit.page.click("#clear")
     expect(visit.page.locator("#answer")).to_have_attribute("data-state", "idle")
     assert visit.page.locator("#bars .best").count() == 0
 
@@ -370,7 +373,7 @@ def test_several_pictures_make_a_gallery_where_a_bad_one_spoils_nothing(visit: V
     files = [(name, "image/jpeg", content) for name, content in zip(names, pictures, strict=True)]
     files.insert(4, ("=notes.jpg", "image/jpeg", b"not a picture"))
     visit.drop(*files)
-    expect(visit.page.locator("#tally")).to_contain_text("10 read")
+    expect(visit.page.locator("#tally")).to_contain_text("10 read,")
     expect(visit.page.locator(".card[data-state=error]")).to_have_count(1)
     assert visit.asked("predict_batch")
 
@@ -431,7 +434,8 @@ def test_a_file_that_is_no_picture_is_refused_kindly_in_the_words_of_the_api(vis
     expect(trouble).to_be_visible()
     expect(trouble).to_have_attribute("role", "alert")
     expect(trouble).to_contain_text("I can’t open that as a picture")
-    expect(trouble).to_contain_text(ask(url, b"just words", "image/png")["error"]["message"])
+    message = ask(url, b"just words", "image/png")["error"]["message"]
+    expect(trouble).to_contain_text(re.compile(re.escape(message), re.IGNORECASE))
     visit.draw(THREE)
     visit.answered()
     expect(trouble).to_be_hidden()
@@ -468,22 +472,29 @@ def test_a_drawing_made_offline_is_answered_once_the_connection_is_back(visit: V
     visit.answered()
 
 
-def test_a_key_is_asked_for_only_when_the_service_wants_one(visit: Visit) -> None:
-    def guarded(route: Route) -> None:
-        if route.request.headers.get("authorization") == "Bearer sesame":
-            route.continue_()
-        else:
-            route.fulfill(status=401, json={"error": {"code": "unauthorized", "message": "send the API key"}})
-
-    expect(visit.page.locator("#key")).to_be_hidden()
-    visit.page.route("**/predict?*", guarded)
+def test_a_key_is_asked_for_where_the_service_wants_one_and_never_shown(
+    browser: Browser, visit: Visit, tmp_path: Path
+) -> None:
     visit.draw(THREE)
-    expect(visit.page.locator("#key")).to_be_visible()
-    visit.page.fill("#key-value", "sesame")
-    visit.page.keyboard.press("Enter")
     visit.answered()
     expect(visit.page.locator("#key")).to_be_hidden()
-    assert "sesame" not in visit.page.content()
+    with serving(tiny_model(), tmp_path, DIGITS_API_KEY="open sesame") as guarded:
+        other = Visit(browser)
+        other.page.goto(guarded)
+        key = other.page.locator("#key-value")
+        expect(key).to_be_visible()
+        key.fill("shut")
+        key.press("Enter")
+        expect(key).to_be_visible()
+        other.draw(THREE)
+        expect(other.page.locator("#trouble")).to_contain_text("asks for a key")
+        key.fill("open sesame")
+        key.press("Enter")
+        other.answered()
+        expect(key).to_be_hidden()
+        assert "sesame" not in other.page.content()
+        assert "$API_KEY" in str(other.page.text_content("#curl"))
+        other.context.close()
 
 
 # ── Curl, keys, colours, sizes ───────────────────────────────────────────────────────────────────────────────────────
@@ -588,7 +599,7 @@ def test_a_finger_draws_on_a_phone_and_nothing_scrolls_sideways(browser: Browser
         "#files",
         [{"name": f"a long name {i} of a picture.jpg", "mimeType": "image/jpeg", "buffer": picture(i)} for i in (1, 2)],
     )
-    expect(visit.page.locator("#tally")).to_contain_text("2 read")
+    expect(visit.page.locator("#tally")).to_contain_text("2 read,")
     scrolled, wide = visit.page.evaluate("[scrollY, document.documentElement.scrollWidth]")
     assert scrolled == 0
     assert wide <= width
@@ -622,7 +633,7 @@ def test_axe_finds_nothing_to_object_to(
     visit.page.click("footer summary")
     check("answer")
     visit.drop(("a.jpg", "image/jpeg", picture(1)), ("b.jpg", "image/jpeg", b"words"))
-    expect(visit.page.locator("#tally")).to_contain_text("2 read")
+    expect(visit.page.locator("#tally")).to_contain_text("2 read,")
     check("gallery")
     visit.page.click(".card[data-state=error]")
     expect(visit.page.locator("#trouble")).to_be_visible()

@@ -1,0 +1,94 @@
+"""Which model answers: "champion", "digits/3" or a file in; its name and the bytes of model.onnx out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from digits.classifier import Classifier, ModelError
+from pipelines.errors import UserError
+
+NAME = "digits"
+ACCEPTED = f"champion, {NAME}/3, {NAME}/challenger, a tag of the BentoML store or a path to model.onnx"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model by the name that a person would use, and its file."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def find(asked: str) -> Chosen:
+    """The model that is meant, known to load and to keep the contract. Raises UserError.
+
+    "champion" is the newest model of the BentoML store, the one that the service takes; where the store has none, the
+    registered version with that alias.
+    """
+    found = _find(asked)
+    try:
+        Classifier(found.content)
+    except ModelError as error:
+        raise UserError(f"{found.name} can't be used: {error}") from None
+    return found
+
+
+def _find(asked: str) -> Chosen:
+    if asked == "champion":
+        return _stored(NAME) or _registered("champion")
+    version = re.fullmatch(rf"(?:{NAME}/)?(latest|champion|challenger|[1-9][0-9]{{0,8}})", asked)
+    if version:
+        return _registered(version[1])
+    path = Path(asked).expanduser()
+    if path.is_file():
+        return Chosen(path.name, path.read_bytes())
+    if asked.startswith(f"{NAME}:"):
+        stored = _stored(asked)
+        if stored:
+            return stored
+        raise UserError(f"there is no model {asked} in the BentoML store; expected {ACCEPTED}")
+    raise UserError(f"there is no model {asked!r}; expected {ACCEPTED}")
+
+
+def _stored(tag: str) -> Chosen | None:
+    import bentoml
+    from bentoml.exceptions import NotFound
+
+    try:
+        model = bentoml.models.get(tag)
+    except NotFound:
+        return None
+    files = sorted(Path(model.path).rglob("model.onnx"))
+    if not files:
+        raise UserError(f"the stored model {model.tag} has no model.onnx; import it again with mlflow run . -e promote")
+    found = Chosen(str(model.tag), files[0].read_bytes())
+    _check(found, str((model.info.metadata or {}).get("sha256", "")))
+    return found
+
+
+def _registered(asked: str) -> Chosen:
+    try:
+        import mlflow
+    except ImportError:
+        raise UserError(
+            f"there is no model {NAME} in the BentoML store, and no MLflow to ask for {asked}; expected {ACCEPTED}"
+        ) from None
+    from pipelines import registry
+
+    version = registry.find(asked)
+    path = Path(mlflow.artifacts.download_artifacts(f"models:/{version.tags['model_id']}/model.onnx"))
+    found = Chosen(f"{NAME}/{version.version}", path.read_bytes())
+    _check(found, version.tags.get("sha256", ""))
+    return found
+
+
+def _check(found: Chosen, expected: str) -> None:
+    if expected and found.sha256 != expected:
+        raise UserError(f"{found.name} has been altered: sha256 {found.sha256[:12]}…, registered as {expected[:12]}…")

@@ -1,0 +1,49 @@
+"""Errors that a user can mend, and the one line that says how."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+
+class UserError(Exception):
+    """The message is one line: what is wrong, what was expected, what to do. `status` is the exit status."""
+
+    status = 1
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that is not a bug of ours; None for any other, which deserves its traceback."""
+    from digits.data import DataError
+
+    if isinstance(error, UserError | DataError):
+        return str(error)
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in REASONS:
+            where = f" ({cause.filename})" if cause.filename else ""
+            return f"{REASONS[cause.errno]}{where}; the same command goes on from here"
+        if isinstance(cause, sqlite3.OperationalError):
+            return f"the run database can't be used: {cause}; the same command goes on from here"
+        if type(cause).__name__ == "ConnectionError" or "Max retries exceeded" in str(cause):
+            return "the tracking server does not answer; once it does, the same command goes on from here"
+    return None
+
+
+REASONS = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the disk quota is used up: make room",
+    errno.EROFS: "the folder is read-only: make it writable",
+    errno.EACCES: "no permission to write or read: make it accessible",
+}
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in found:
+        found.append(current)
+        original = getattr(current, "orig", None)  # SQLAlchemy keeps the driver's error there
+        if isinstance(original, BaseException):
+            found.append(original)
+        current = current.__cause__ or current.__context__
+    return found

@@ -1,0 +1,196 @@
+"""The report on a model, in MLflow: tables, pictures, and every answer, which the gate of promotion compares."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from sklearn.metrics import precision_recall_fscore_support
+
+from digits.classifier import Classifier
+from digits.data import Data, load, load_test
+from pipelines import card, logbook, pictures, registry, report, tracking
+from pipelines.errors import UserError
+from pipelines.job import Job, open_job
+from pipelines.material import named, workers
+from pipelines.parameters import Evaluate
+
+BESIDE = ("photos", "drawn")  # real pictures, reported on where they lie beside the data
+
+
+def run(parameters: Evaluate) -> None:
+    """The entry point: the report on a registered model."""
+    version = registry.find(parameters.model)
+    assert version.run_id is not None
+    training = MlflowClient().get_run(version.run_id)
+    data = data_of(training, parameters.root)
+    trained = {"run_id": version.run_id, "model_id": version.tags["model_id"], "sha256": version.tags["sha256"]}
+    with open_job("evaluate", parameters, f"{data.fingerprint} {version.version}") as job:
+        result = evaluate(job, data, trained, parameters.folders, parent=training.data.tags.get("mlflow.parentRunId"))
+        registry.describe(int(version.version), result)
+    print(f"next: mlflow run . -e promote -P version={version.version}")
+
+
+def data_of(training: Any, root: Path) -> Data:
+    """The data that a model was trained on. Raises UserError where they are others now."""
+    known = training.data
+    data = load(known.tags["dataset"], root, limit=int(known.params.get("limit", 0)) or None)
+    if data.fingerprint != known.tags["fingerprint"]:
+        raise UserError(
+            f"the data in {root} have the fingerprint {data.fingerprint[:12]}; the model was trained with"
+            f" {known.tags['fingerprint'][:12]}: name the same data with -P data_dir="
+        )
+    return data
+
+
+def evaluate(
+    job: Job, data: Data, trained: dict[str, str], folders: Sequence[Path], parent: str | None = None
+) -> dict[str, Any]:
+    """Measures a logged model and logs what was found; the one place that reads the test set.
+
+    Gives `report_run`, `metrics` and `test_count`.
+    """
+    if "report" in job.state:
+        return dict(job.state["report"])
+    classifier = Classifier(fetch_model(trained), threads=workers())
+    tags = {**logbook.tags(data), "model_id": trained["model_id"], "training_run": trained["run_id"]}
+    with job.run(f"Report on a model of {named(data)}", "report", tags=tags, parent=parent) as run:
+        test = load_test(data)
+        logbook.log_input(test, data, "test")
+        beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
+        measured = report.measure(classifier, test, [*beside, *folders])
+        log_report(measured, named(data))
+        for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
+            for name, value in measured.metrics.items():
+                MlflowClient().log_metric(run_id, name, value)
+        accuracy = measured.metrics["test_accuracy"]
+        tracking.rename(f"Report: {accuracy:.2%} on {len(test):,} test digits")
+        result = {"report_run": run.info.run_id, "metrics": measured.metrics, "test_count": len(test)}
+        mlflow.log_dict(result, "report/summary.json")
+        text = card.write(trained["run_id"], run.info.run_id)
+        mlflow.log_text(text, "model card.md")
+        tracking.describe(text)
+    tracking.describe(text, trained["run_id"])
+    print(as_text(measured.rows))
+    return dict(job.note("report", result))
+
+
+def _parents() -> list[str]:
+    """The id of the run that the active one is nested under."""
+    active = mlflow.active_run()
+    parent = active.data.tags.get("mlflow.parentRunId") if active else None
+    return [parent] if parent else []
+
+
+def fetch_model(trained: dict[str, str]) -> bytes:
+    """model.onnx of a logged model. Raises UserError where it is not the file that was registered."""
+    path = Path(mlflow.artifacts.download_artifacts(f"models:/{trained['model_id']}/model.onnx"))
+    content = path.read_bytes()
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != trained["sha256"]:
+        raise UserError(
+            f"{path} has been altered: sha256 {actual[:12]}…, registered as {trained['sha256'][:12]}…; train again"
+        )
+    return content
+
+
+def log_report(measured: report.Report, name: str) -> None:
+    """Tables, pictures and answers, under report/."""
+    columns = [column.name for column in fields(report.Row)]
+    logbook.log_table("report/table.json", columns, [astuple(row) for row in measured.rows])
+    mlflow.log_text(as_markdown(measured.rows), "report/table.md")
+    clean = measured.clean
+    precision, recall, f1, support = precision_recall_fscore_support(
+        clean.labels, clean.guesses, labels=range(10), zero_division=0.0
+    )
+    logbook.log_table(
+        "report/per digit.json",
+        ["digit", "precision", "recall", "f1", "pictures"],
+        [[d, float(precision[d]), float(recall[d]), float(f1[d]), int(support[d])] for d in range(10)],
+    )
+    mlflow.log_figure(pictures.confusion(clean.labels, clean.guesses, f"{name}, test"), "report/confusion matrix.png")
+    sets = {a.name: (a.probabilities, a.labels) for a in (clean, *measured.served)}
+    mlflow.log_figure(pictures.calibration(sets), "report/reliability.png")
+    accuracies = measured.corrupted.correct.mean(axis=2)
+    mlflow.log_figure(pictures.robustness(measured.corrupted.names, accuracies), "report/corruptions.png")
+    for answers in (clean, *measured.served):
+        title = f"{answers.name}: the most confident mistakes (original, what the model saw)"
+        mlflow.log_figure(
+            pictures.mistakes(report.worst(answers), title), f"report/mistakes {report.slug(answers.name)}.png"
+        )
+        if answers.unreadable:
+            mlflow.log_text("\n".join(answers.unreadable) + "\n", f"report/unreadable {report.slug(answers.name)}.txt")
+    log_answers(measured)
+
+
+def log_answers(measured: report.Report) -> None:
+    """What the gate compares: every guess, and how often each digit survived corruption."""
+    arrays = {f"{report.slug(a.name)}.correct": a.correct for a in (measured.clean, *measured.served)}
+    arrays |= {f"{report.slug(a.name)}.guesses": a.guesses.astype(np.uint8) for a in (measured.clean, *measured.served)}
+    arrays["corruptions.survived"] = measured.corrupted.correct.sum(axis=(0, 1)).astype(np.uint16)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    with io.BytesIO(buffer.getvalue()) as content:
+        _log_bytes(content.read(), "answers.npz")
+    sets = {report.slug(a.name): a.fingerprint for a in (measured.clean, *measured.served)}
+    sets["corruptions"] = f"{measured.clean.fingerprint} {json.dumps(measured.corrupted.names)}"
+    mlflow.log_dict(sets, "report/sets.json")
+
+
+def _log_bytes(content: bytes, name: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        mlflow.log_artifact(str(path), "report")
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+HEAD = ("set", "pictures", "accuracy %", "95% interval", "calibration error", "refused %", "AUROC")
+
+
+def _cells(row: report.Row) -> tuple[str, ...]:
+    interval = "" if row.low is None else f"{percent(row.low)}–{percent(row.high)}"
+    calibration = "" if row.calibration is None else f"{row.calibration:.4f}"
+    area = "" if row.auroc is None else f"{row.auroc:.4f}"
+    return row.name, f"{row.count:,}", percent(row.accuracy), interval, calibration, percent(row.refused, 1), area
+
+
+def as_markdown(rows: Sequence[report.Row]) -> str:
+    lines = ["| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * (len(HEAD) - 1)]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def as_text(rows: Sequence[report.Row]) -> str:
+    """The table for a terminal, single corruptions and kinds of outliers left out."""
+    shown = [
+        row for row in rows if row.group not in ("corruption",) and (row.group != "no digit" or row.auroc is not None)
+    ]
+    corrupted = [row for row in rows if row.group == "corruption"]
+    cells = [HEAD, *map(_cells, shown)]
+    if corrupted:
+        mean = float(np.mean([row.accuracy for row in corrupted if row.accuracy is not None]))
+        name = f"mean of {len(corrupted)} corruptions"
+        cells.append((name, f"{sum(row.count for row in corrupted):,}", percent(mean), "", "", "", ""))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.ljust(w) if place == 0 else cell.rjust(w)
+            for place, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    )

@@ -1,0 +1,34 @@
+"""Files that are there whole or not at all, and the folder where the pipelines keep theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+FOLDER = Path("mlruns")
+
+
+def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file so that a reader, a crash or a full disk never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    write(path, json.dumps(content, indent=1).encode())

@@ -1,0 +1,95 @@
+"""The gate of promotion: what is known of two models in, a decision and its reason out. Touches nothing.
+
+Both are compared on the very same pictures, with paired tests, since two accuracies of 99.7% on 10,000 digits are the
+same within chance when seen alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from digits.metrics import mcnemar
+
+SIGNIFICANT = 0.05  # in all, shared among the sets that are compared (Bonferroni)
+TEST = "test_digits"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report says about one version.
+
+    Args:
+        version: of the registry.
+        dataset: "mnist" or "digits".
+        accuracy: on the test digits.
+        sets: fingerprint of each set's pictures.
+        right: for each set, (n,): whether each picture was read right, or how often each digit survived corruption.
+    """
+
+    version: int
+    dataset: str
+    accuracy: float
+    sets: dict[str, str]
+    right: dict[str, NDArray[np.integer] | NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`reasons`: sentences."""
+
+    promote: bool
+    reasons: list[str]
+
+
+def decide(challenger: Evidence, champion: Evidence | None, floor: float) -> Decision:
+    """Whether the challenger becomes champion."""
+    if challenger.accuracy < floor:
+        return Decision(
+            False, [f"its test accuracy {challenger.accuracy:.2%} is below the floor of {floor:.2%} (-P floor=)"]
+        )
+    if champion is None:
+        return Decision(
+            True, [f"there was no champion, and {challenger.accuracy:.2%} is not below the floor of {floor:.2%}"]
+        )
+    if challenger.dataset == "digits" and champion.dataset == "mnist":
+        return Decision(False, ["it learnt from scikit-learn's digits; such a model never replaces one of MNIST"])
+    if challenger.dataset != champion.dataset:
+        return Decision(True, ["it learnt from MNIST, the champion from scikit-learn's digits"])
+    if challenger.sets.get(TEST) != champion.sets.get(TEST):
+        measured = [len(evidence.right[TEST]) for evidence in (challenger, champion)]
+        return Decision(
+            False,
+            [
+                f"it was measured on other test pictures ({measured[0]:,}) than the champion ({measured[1]:,}): "
+                "train it on the same data, with the same limit"
+            ],
+        )
+    same = [name for name in challenger.sets if champion.sets.get(name) == challenger.sets[name]]
+    comparisons = [compare(name, challenger.right[name], champion.right[name]) for name in same]
+    worse = [words for words, p, gain in comparisons if gain < 0 and p < SIGNIFICANT / len(same)]
+    if worse:
+        return Decision(
+            False, [f"it is significantly worse than version {champion.version}: {words}" for words in worse]
+        )
+    return Decision(
+        True, [f"it is not significantly worse than version {champion.version}: {words}" for words, _, _ in comparisons]
+    )
+
+
+def compare(name: str, first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple[str, float, float]:
+    """In words, the two-sided p, and by how much the first is better: McNemar's test, or Wilcoxon's for counts."""
+    if first.dtype == bool:
+        a, b = first.astype(bool), second.astype(bool)
+        gain = float(a.mean() - b.mean())
+        p = mcnemar(a, b)
+        words = f"{a.mean():.2%} against {b.mean():.2%} of {len(a):,} (McNemar p = {p:.3g})"
+    else:
+        counts, others = first.astype(np.int64), second.astype(np.int64)
+        gain = float(np.mean(counts - others))
+        p = 1.0 if np.array_equal(counts, others) else float(wilcoxon(counts, others).pvalue)
+        words = f"{counts.mean():.2f} against {others.mean():.2f} times right for each of {len(counts):,} digits (Wilcoxon p = {p:.3g})"
+    return f"{name.replace('_', ' ')}: {words}", p, gain

@@ -1,0 +1,99 @@
+"""A job that survives its process: the results of its steps are kept in a folder until the last one is done.
+
+The folder's name is a hash of what the job depends on, so the same command finds the work of one that was killed, and
+another command, another data set or changed code does not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from pipelines import provenance, tracking
+from pipelines.errors import UserError
+from pipelines.files import FOLDER, write_json
+from pipelines.parameters import Parameters
+
+
+class Job:
+    """Steps that are done are not done again: their results are in `state.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key = folder.name
+        self._file = folder / "state.json"
+        self.state: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    @property
+    def resumed(self) -> bool:
+        return bool(self.state)
+
+    def note(self, name: str, value: Any) -> Any:
+        """Keep a result, which JSON can hold."""
+        self.state[name] = value
+        write_json(self._file, self.state)
+        return value
+
+    def step(self, name: str, work: Callable[[], Any]) -> Any:
+        """The result of `work`, which is done only if it has not been."""
+        return self.state[name] if name in self.state else self.note(name, work())
+
+    @contextmanager
+    def run(self, name: str, kind: str, **options: Any) -> Iterator[Any]:
+        """A run of this job; the interrupted one of that kind is gone on with."""
+        again = self._still_there(self.state.get(f"{kind} run"))
+        tags = {"job": self.key, **options.pop("tags", {})}
+        if again:
+            tags["resumed"] = "true"
+        with tracking.run(name, kind, tags=tags, again=again, **options) as run:
+            self.note(f"{kind} run", run.info.run_id)
+            yield run
+
+    def _still_there(self, run_id: str | None) -> str | None:
+        """The id of a run, unless somebody has deleted it or another database is used now."""
+        if run_id is None:
+            return None
+        try:
+            run = MlflowClient().get_run(run_id)
+        except MlflowException:
+            return None
+        return run_id if run.info.lifecycle_stage == "active" else None
+
+
+@contextmanager
+def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Job]:
+    """The job of this kind with these parameters on this data: begun, or found as it was left.
+
+    Its folder goes when the block ends without an error.
+
+    Raises:
+        UserError: another process is at the same job.
+    """
+    facts = [
+        kind,
+        parameters.model_dump(),
+        fingerprint,
+        provenance.code(f"pipelines.{kind}"),
+        mlflow.get_tracking_uri(),
+    ]
+    key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
+    folder = FOLDER / "work" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "work" / f"{key}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"the same command is running already, in {folder}; wait for it or end it first") from None
+        yield Job(folder)
+        shutil.rmtree(folder)
+    (FOLDER / "work" / f"{key}.lock").unlink(missing_ok=True)

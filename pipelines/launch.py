@@ -1,0 +1,114 @@
+"""Starts one step: words in, exit status out. Errors that users can mend become one line; signals end a step cleanly.
+
+`mlflow run` makes a run before it starts our command, in whatever experiment is the default. Where that is ours, the
+step uses it; where not, it is ended truthfully and put in MLflow's bin, so that there is one place to look.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
+
+WRONG_PARAMETER, INTERRUPTED = 2, 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end. A KeyboardInterrupt, so that libraries clean up as they do for Ctrl-C."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs `words[0]` with the parameters after it. Exit status: 0, 1 failed, 2 wrong parameter, 130 interrupted."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress shows at once in a log file too
+    launcher = os.environ.pop("MLFLOW_RUN_ID", None)
+    experiment = os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    try:
+        step, parameters = check(words)
+    except ParameterError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        discard(launcher, "FAILED")
+        return WRONG_PARAMETER
+    listen()
+    if launcher:
+        watch_parent()
+    return attend(step, parameters, launcher, experiment)
+
+
+def check(words: Sequence[str]) -> tuple[str, Parameters]:
+    """The step and its parameters. Raises ParameterError."""
+    if not words or words[0] not in ENTRY_POINTS:
+        named = f"unknown entry point {words[0]!r}" if words else "no entry point"
+        raise ParameterError(f"{named}; expected one of {', '.join(ENTRY_POINTS)}")
+    return words[0], ENTRY_POINTS[words[0]].parse(words[1:])
+
+
+def attend(step: str, parameters: Parameters, launcher: str | None, experiment: str | None) -> int:
+    """Runs a step that has been checked, and ends the launcher's run as the step ended."""
+    from pipelines import tracking
+    from pipelines.errors import UserError, explain
+
+    status, code = "FAILED", 1
+    try:
+        tracking.connect()
+        tracking.adopt(launcher, experiment)
+        importlib.import_module(f"pipelines.{step}").run(parameters)
+        status, code = "FINISHED", 0
+    except KeyboardInterrupt:
+        status, code = "KILLED", INTERRUPTED
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        if isinstance(error, UserError):
+            code = error.status
+    finally:
+        deafen()
+        tracking.release(launcher, status)
+    return code
+
+
+def discard(launcher: str | None, status: str) -> None:
+    """Leaves no run behind for a command that never began."""
+    if launcher is None:
+        return
+    from pipelines import tracking
+
+    tracking.release(launcher, status)
+
+
+def listen() -> None:
+    """SIGINT, SIGTERM and SIGHUP end the step at the next line of Python; more of them change nothing."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        deafen()
+        raise Interrupted(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, interrupt)
+
+
+def deafen() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def watch_parent() -> None:
+    """Ends the step when `mlflow run` is gone: a SIGTERM to it does not reach the command that it started."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()

@@ -1,0 +1,147 @@
+"""What a model learns from and is chosen on: digits, synthetic photographs of them, pictures of none. Made once, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from digits.data import Data, Split, load
+from digits.fit import TrainingSet
+from digits.outliers import make_outliers
+from digits.photographer import make_photographs
+from pipelines import provenance
+from pipelines.errors import UserError
+from pipelines.files import FOLDER, write
+from pipelines.parameters import DataParameters
+
+CACHE = FOLDER / "cache"
+KEPT = 24  # files in the cache
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """`validation_photographs` is None where no photographs were asked for."""
+
+    train: TrainingSet
+    validation: Split
+    validation_photographs: Split | None
+
+
+def load_data(parameters: DataParameters) -> Data:
+    """The digits that were asked for, told to the user. Raises DataError."""
+    if parameters.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: there is no CUDA device here; expected auto or cpu")
+    data = load(parameters.dataset, parameters.root, limit=parameters.limit or None)
+    counts = f"{len(data.train):,} to train, {len(data.validation):,} to choose on"
+    print(f"data: {named(data)}, {counts}, fingerprint {data.fingerprint[:12]}")
+    if data.bundled and parameters.dataset == "auto":
+        warn_of_fallback(parameters.root)
+    return data
+
+
+def warn_of_fallback(root: Path) -> None:
+    print(
+        f"WARNING: MNIST is not in {root} and could not be downloaded; this model learns from the 1,797 small digits"
+        " that ship with scikit-learn. It is for trying things out and never replaces a model of MNIST.",
+        file=sys.stderr,
+    )
+
+
+def named(data: Data) -> str:
+    return "MNIST" if data.name == "mnist" else "scikit-learn's digits"
+
+
+def prepare(data: Data, photographs: int, outliers: int, seed: int) -> Material:
+    """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on."""
+    taken = photographs_of(data.train, photographs, seed, "photographs to train on") if photographs else None
+    held_out = min(max(photographs // 8, 50), 2_000)
+    chosen_on = photographs_of(data.validation, held_out, seed + 1, "photographs to choose on") if photographs else None
+    none: NDArray[np.uint8] | None = None
+    if outliers:
+        none = outliers_of(data.train, outliers, seed, "pictures of no digit")[0]
+    return Material(TrainingSet(data.train, taken, none), data.validation, chosen_on)
+
+
+def photographs_of(digits: Split, count: int, seed: int, label: str) -> Split:
+    """Synthetic photographs of these digits as imaging hands them over."""
+
+    def make() -> Arrays:
+        with bar(label, count) as progress:
+            split = make_photographs(digits.images, digits.labels, count, seed, workers=workers(), progress=progress)
+        return {"images": split.images, "labels": split.labels}
+
+    arrays = cached("photographs", ("digits.photographer",), [fingerprint(digits), count, seed], make)
+    return Split(np.asarray(arrays["images"], np.uint8), np.asarray(arrays["labels"], np.int64))
+
+
+def outliers_of(
+    digits: Split, count: int, seed: int, label: str, kinds: tuple[str, ...] = ()
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pictures uint8 (count, 28, 28) that are no single digit, and the kind of each; by default of the training kinds."""
+
+    def make() -> Arrays:
+        chosen = {"kinds": kinds} if kinds else {}
+        with bar(label, count) as progress:
+            images, names = make_outliers(
+                digits.images, digits.labels, count, seed, workers=workers(), progress=progress, **chosen
+            )
+        return {"images": images, "kinds": np.array(names)}
+
+    arrays = cached("outliers", ("digits.outliers",), [fingerprint(digits), count, seed, *kinds], make)
+    return np.asarray(arrays["images"], np.uint8), [str(kind) for kind in arrays["kinds"]]
+
+
+def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Callable[[], Arrays]) -> Arrays:
+    """Arrays from the cache, or made and put there. The key holds the code that makes them."""
+    key = hashlib.sha256(json.dumps([provenance.code(*modules), *facts]).encode()).hexdigest()[:16]
+    path = CACHE / f"{name}-{key}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {entry: file[entry] for entry in file.files}
+        os.utime(path)
+        return arrays
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+        arrays = make()
+    write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    files = sorted(CACHE.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+    for old in files[KEPT:]:
+        old.unlink(missing_ok=True)
+    return arrays
+
+
+def fingerprint(split: Split) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(split.images).tobytes())
+    digest.update(np.ascontiguousarray(split.labels).tobytes())
+    return digest.hexdigest()
+
+
+def workers() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class bar:
+    """A progress bar on a terminal, silence elsewhere; called with (done, count)."""
+
+    def __init__(self, label: str, count: int) -> None:
+        self._bar = tqdm(total=count, desc=label, unit="", leave=False, disable=None)
+
+    def __call__(self, done: int, _: int) -> None:
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

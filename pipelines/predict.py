@@ -1,0 +1,165 @@
+"""Pictures by the thousand: a folder, pattern or zip file in, answers as CSV or Parquet out, and a run in MLflow.
+
+Killed anywhere, the same command goes on from there: what is done is kept beside the output, which appears when whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import answers, chosen, inputs, provenance, reader
+from pipelines.answers import Partial, Summary
+from pipelines.chosen import Chosen
+from pipelines.errors import UserError
+from pipelines.inputs import Listing
+from pipelines.reader import Group, Row
+
+if TYPE_CHECKING:
+    from pipelines.parameters import Predict
+
+LINE_EVERY = 10.0  # seconds between lines in a log
+
+
+def run(parameters: Predict) -> None:
+    """The entry point."""
+    output = Path(parameters.output).expanduser()
+    check_output(output)
+    listing = inputs.find(parameters.input)
+    model = chosen.find(parameters.model)
+    print(f"{len(listing.names):,} pictures in {listing.name}, answered by {model.name}")
+    begun = time.monotonic()
+    summary, fresh = predict(listing, model, output, parameters.engine)
+    seconds = time.monotonic() - begun
+    if fresh:
+        print(f"{fresh:,} pictures in {seconds:.1f} s: {fresh / seconds:,.0f} a second")
+    print(summary.as_text())
+    run_id = log(parameters, listing, model, summary, fresh / seconds)
+    print(f"answers   {output}\nlook      mlflow ui    (run {run_id})")
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError where the answers could not be written in the end."""
+    if output.is_dir():
+        raise UserError(f"output={output} is a folder; expected a file that ends in .csv or .parquet")
+    if output.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise UserError("a .parquet file needs pyarrow: pip install 'digits[train]', or write .csv") from None
+
+
+def predict(listing: Listing, model: Chosen, output: Path, engine: str = "local") -> tuple[Summary, int]:
+    """Answers every picture, or those that an interrupted run has left, and writes the output.
+
+    Gives what the answers come to, and the number of pictures answered just now. Raises UserError.
+    """
+    with Partial(output, facts(listing, model)) as partial:
+        if partial.discarded:
+            print("the pictures, the model or the code have changed since the last run of this output: beginning anew")
+        work = [group for group in reader.groups(listing) if group.number not in partial]
+        fresh = sum(len(group.names) for group in work)
+        if len(partial):
+            print(f"going on: {len(listing.names) - fresh:,} pictures are answered already")
+        with Progress(len(listing.names), len(listing.names) - fresh) as progress:
+            for number, rows in _engine(engine, model.content, listing, work):
+                partial.add(number, rows)
+                progress(len(rows))
+        if len(partial) != reader.count(listing):
+            raise UserError(
+                f"{len(partial)} of {reader.count(listing)} groups of pictures were answered; the same command goes on from here"
+            )
+        summary = Summary()
+        answers.write(output, summary.counted(partial.groups()))
+        partial.remove()
+    return summary, fresh
+
+
+def facts(listing: Listing, model: Chosen) -> str:
+    """A hash of all that the answers depend on."""
+    code = provenance.code("pipelines.reader")
+    return hashlib.sha256(json.dumps([listing.fingerprint, model.sha256, code]).encode()).hexdigest()
+
+
+def _engine(name: str, model: bytes, listing: Listing, work: Sequence[Group]) -> Iterator[tuple[int, list[Row]]]:
+    if not work:
+        return iter(())
+    if name == "ray":
+        from pipelines import ray_engine
+
+        return ray_engine.answer(model, listing.source, work)
+    return reader.answer(model, listing.source, work, cores())
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Progress:
+    """A bar on a terminal; in a log a line now and then. Called with the number of pictures just answered."""
+
+    def __init__(self, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self._total, self._done, self._first = total, done, done
+        self._begun = self._told = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit=" pictures", leave=False, disable=not self._terminal)
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if not self._terminal and now - self._told >= LINE_EVERY:
+            self._told = now
+            rate = (self._done - self._first) / (now - self._begun)
+            left = (self._total - self._done) / rate
+            print(f"  {self._done:,} of {self._total:,} pictures, {rate:,.0f} a second, {left:,.0f} s left")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def log(parameters: Predict, listing: Listing, model: Chosen, summary: Summary, rate: float) -> str:
+    """One run in MLflow: what was asked, what came out; accuracy and confusion where labels are known. Gives its id."""
+    import mlflow
+
+    from pipelines import logbook, pictures, tracking
+
+    name = f"Answers for {summary.pictures:,} pictures of {listing.name}"
+    if summary.labelled:
+        name += f": {summary.correct / summary.labelled:.2%} right"
+    tags = {"fingerprint": listing.fingerprint, "model": model.name, "model_sha256": model.sha256}
+    with tracking.run(name, "prediction", tags=tags) as run:
+        mlflow.log_params(parameters.model_dump())
+        metrics = {
+            "pictures": summary.pictures,
+            "unreadable": summary.unreadable,
+            "refused": summary.refused / max(1, summary.pictures - summary.unreadable),
+        }
+        if rate:
+            metrics["pictures_per_second"] = rate
+        if summary.labelled:
+            low, high = summary.interval()
+            metrics |= {"accuracy": summary.correct / summary.labelled, "accuracy_low": low, "accuracy_high": high}
+            metrics["labelled"] = summary.labelled
+            if summary.accepted:
+                metrics["accuracy_of_accepted"] = summary.accepted_correct / summary.accepted
+            labels, guesses = summary.pairs()
+            mlflow.log_figure(pictures.confusion(labels, guesses, listing.name), "answers/confusion matrix.png")
+            rows = [[digit, *row] for digit, row in enumerate(summary.confusion.tolist())]
+            logbook.log_table("answers/confusion.json", ["label", *map(str, range(10))], rows)
+        logbook.log_table("answers/by digit.json", ["digit", "pictures"], list(enumerate(summary.digits.tolist())))
+        mlflow.log_metrics(metrics)
+        mlflow.log_text(summary.as_text() + "\n", "answers/summary.txt")
+        tracking.describe(f"```\n{summary.as_text()}\n```")
+        return str(run.info.run_id)

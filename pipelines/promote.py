@@ -1,0 +1,79 @@
+"""Promotion: a registered version goes through the gate, becomes champion and the newest model of the BentoML store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from pipelines import registry, store, tracking
+from pipelines.errors import UserError
+from pipelines.gate import Decision, Evidence, decide
+from pipelines.parameters import Main, Promote
+
+
+class Refused(UserError):
+    """The gate is closed: the champion stays."""
+
+    status = 3
+
+
+def run(parameters: Promote) -> None:
+    """The entry point. A version that has been champion before is put back without a gate: a roll-back."""
+    result = promote(registry.find(parameters.version), parameters)
+    if not result["promoted"]:
+        raise Refused(f"version {result['version']} is not promoted: {result['why']}")
+
+
+def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
+    """Decides, moves the alias, fills the store, and tells. Gives `version`, `promoted`, `why` and `tag`."""
+    client = MlflowClient()
+    champion = registry.by_alias("champion")
+    number = int(version.version)
+    decision = _decision(version, champion, parameters)
+    why = "; ".join(decision.reasons)
+    client.set_model_version_tag(registry.MODEL, version.version, "gate", why)
+    if not decision.promote:
+        print(f"version {number} is not promoted: {why}")
+        return {"version": number, "promoted": False, "why": why, "tag": store.champion_tag()}
+    # The store first: were this to end in between, the alias would not promise what the store does not hold.
+    tag = store.make_newest(version)
+    client.set_registered_model_alias(registry.MODEL, "champion", version.version)
+    client.set_model_version_tag(
+        registry.MODEL, version.version, "promoted_at", datetime.now(UTC).isoformat(timespec="seconds")
+    )
+    challenger = registry.by_alias("challenger")
+    if challenger is not None and challenger.version == version.version:
+        client.delete_registered_model_alias(registry.MODEL, "challenger")
+    print(f"version {number} is champion: {why}\nin the BentoML store: {tag}")
+    return {"version": number, "promoted": True, "why": why, "tag": tag}
+
+
+def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: Main | Promote) -> Decision:
+    if champion is not None and champion.version == version.version:
+        return Decision(True, ["it is champion already"])
+    dataset = version.tags.get("dataset", "unknown")
+    if "promoted_at" in version.tags and not (
+        champion is not None and dataset == "digits" and champion.tags.get("dataset") == "mnist"
+    ):
+        return Decision(True, ["it has been champion before: a roll-back, without a gate"])
+    floor = parameters.lowest_accuracy(dataset)
+    return decide(evidence(version), evidence(champion) if champion else None, floor)
+
+
+def evidence(version: ModelVersion) -> Evidence:
+    """What the report on a version says. Raises UserError where it has none."""
+    number, run_id = int(version.version), version.tags.get("report_run")
+    if run_id is None:
+        raise UserError(f"version {number} has not been measured: mlflow run . -e evaluate -P model={number}")
+    try:
+        sets = tracking.read_json(run_id, "report/sets.json")
+        summary = tracking.read_json(run_id, "report/summary.json")
+        with np.load(tracking.fetch(run_id, "report/answers.npz"), allow_pickle=False) as answers:
+            right = {name.rpartition(".")[0]: answers[name] for name in answers.files if not name.endswith(".guesses")}
+    except FileNotFoundError as error:
+        raise UserError(f"{error}: measure it again with mlflow run . -e evaluate -P model={number}") from None
+    return Evidence(number, version.tags["dataset"], summary["metrics"]["test_accuracy"], sets, right)

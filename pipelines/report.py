@@ -1,0 +1,338 @@
+"""What a model is worth on many kinds of pictures: a classifier and test digits in; answers and a table out.
+
+Digits of 28×28 go to the model as they are. Photographs and folders of pictures take the way they take in the service:
+bytes, digits.imaging, all candidates to the model, one decided answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from digits import imaging
+from digits.classifier import Answer, Classifier
+from digits.corruptions import CORRUPTIONS
+from digits.data import Split, labelled_folder
+from digits.imaging import ImageError, Reading
+from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
+from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
+from digits.photographer import photograph
+from digits.workers import in_order
+from pipelines.material import bar, fingerprint, outliers_of, workers
+
+MOST = 1_000  # pictures of each synthetic kind
+SEVERITIES = 5
+EASY, HARD = (0.0, 0.4), (0.6, 1.0)
+SEED = 20_000_003  # the report's pictures never change
+PREVIEW = 160  # pixels of an original's longer side
+
+Images = NDArray[np.uint8]
+Original = Path | bytes | Images  # a file, its bytes, or a 28×28 picture
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One set of n pictures, answered: labels, accepted (n,), probabilities (n, 10), originals and what the model saw."""
+
+    name: str
+    group: str
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    accepted: NDArray[np.bool_]
+    fingerprint: str
+    originals: Sequence[Original] | Images = field(repr=False)
+    seen: Sequence[Images] | Images = field(repr=False)
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def guesses(self) -> NDArray[np.int64]:
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.asarray(self.guesses == self.labels, bool)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; what a set cannot have is None."""
+
+    group: str
+    name: str
+    count: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    calibration: float | None
+    refused: float
+    auroc: float | None = None
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """`correct` and `refused` (corruptions, severities, n); the table's rows."""
+
+    names: list[str]
+    correct: NDArray[np.bool_]
+    rows: list[Row]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured."""
+
+    clean: Answers
+    served: list[Answers]
+    corrupted: Corrupted
+    rows: list[Row]
+    metrics: dict[str, float]
+
+
+def measure(classifier: Classifier, test: Split, folders: Sequence[Path]) -> Report:
+    """The whole report. `folders` are labelled folders; raises DataError where one is not."""
+    clean = plain(classifier, test, "test digits")
+    some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:MOST]))
+    corrupted = corruptions(classifier, some)
+    served = [
+        photographs(classifier, some, hardness, name)
+        for name, hardness in (("photographs, easy", EASY), ("photographs, hard", HARD))
+    ]
+    served += [folder(classifier, path) for path in folders]
+    rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *not_digits(classifier, some, clean)]
+    return Report(clean, served, corrupted, rows, metrics_of(clean, corrupted, rows))
+
+
+def plain(classifier: Classifier, digits: Split, name: str, group: str = "digits") -> Answers:
+    """28×28 digits, straight to the model."""
+    probabilities, digitness = _scores(classifier, digits.images)
+    accepted = digitness * probabilities.max(axis=1) >= classifier.threshold
+    return Answers(
+        name, group, digits.labels, probabilities, accepted, fingerprint(digits), digits.images, digits.images
+    )
+
+
+def _scores(classifier: Classifier, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    parts = [classifier.scores(images[start : start + 256]) for start in range(0, len(images), 256)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+# -- corruptions ------------------------------------------------------------------------------------------------------
+
+
+def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
+    """Every corruption at every severity, on the same digits. The intervals are as if all pictures were independent."""
+    rows, correct = [], np.zeros((len(CORRUPTIONS), SEVERITIES, len(digits)), bool)
+    for place, (name, corrupt) in enumerate(CORRUPTIONS.items()):
+        answers = []
+        for level in range(SEVERITIES):
+            rng = np.random.default_rng([SEED, place, level])
+            answers.append(plain(classifier, Split(corrupt(digits.images, level + 1, rng), digits.labels), name))
+            correct[place, level] = answers[-1].correct
+        rows.append(_row("corruption", name, answers))
+    return Corrupted(list(CORRUPTIONS), correct, rows)
+
+
+# -- photographs and folders ------------------------------------------------------------------------------------------
+
+
+def _photographed(
+    images: Images, labels: NDArray[np.int64], hardness: tuple[float, float], rng: np.random.Generator
+) -> tuple[bytes, Reading, int]:
+    chosen = int(rng.integers(len(labels)))
+    picture = photograph(images[chosen], rng, rng.uniform(*hardness))
+    encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])[
+        1
+    ].tobytes()
+    return encoded, imaging.read(encoded), int(labels[chosen])
+
+
+def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], name: str) -> Answers:
+    """As many synthetic photographs as digits, sent as JPEG."""
+    make = partial(_photographed, digits.images, digits.labels, hardness)
+    with bar(name, len(digits)) as progress:
+        made = list(in_order(make, len(digits), SEED, workers(), progress))
+    facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()
+    return _decided(
+        classifier, name, "photographs", [m[1] for m in made], [m[2] for m in made], facts, [m[0] for m in made]
+    )
+
+
+def folder(classifier: Classifier, path: Path) -> Answers:
+    """A labelled folder of pictures. What can't be read counts as wrong and refused. Raises DataError."""
+    files, labels = labelled_folder(path)
+    digest = hashlib.sha256()
+    readings: list[Reading] = []
+    unreadable = []
+    with ThreadPoolExecutor(workers()) as pool, bar(path.name, len(files)) as progress:
+        for done, (file, label, (content, reading)) in enumerate(
+            zip(files, labels, pool.map(_read, files), strict=True)
+        ):
+            digest.update(content + bytes([label]))
+            if isinstance(reading, ImageError):
+                unreadable.append(f"{file}: {reading}")
+                reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
+            readings.append(reading)
+            progress(done + 1, len(files))
+    answers = _decided(classifier, path.name, "pictures", readings, labels, digest.hexdigest(), files)
+    return Answers(**{**vars(answers), "unreadable": tuple(unreadable)})
+
+
+def _read(file: Path) -> tuple[bytes, Reading | ImageError]:
+    content = file.read_bytes()
+    try:
+        return hashlib.sha256(content).digest(), imaging.read(content)
+    except ImageError as error:
+        return hashlib.sha256(content).digest(), error
+
+
+def _decided(
+    classifier: Classifier,
+    name: str,
+    group: str,
+    readings: Sequence[Reading],
+    labels: Sequence[int],
+    facts: str,
+    originals: Sequence[Original],
+) -> Answers:
+    answers: list[Answer] = []
+    for start in range(0, len(readings), 64):
+        answers += classifier.classify(readings[start : start + 64])
+    return Answers(
+        name,
+        group,
+        np.array(labels, np.int64),
+        np.array([answer.probabilities for answer in answers], np.float32),
+        np.array([answer.accepted for answer in answers], bool),
+        facts,
+        originals,
+        [reading.images[answer.chosen] for reading, answer in zip(readings, answers, strict=True)],
+    )
+
+
+# -- what is no digit -------------------------------------------------------------------------------------------------
+
+
+def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Row]:
+    """Refused share of each kind, and AUROC against the clean test digits, for kinds trained on and kinds never seen."""
+    _, digitness = _scores(classifier, np.asarray(clean.seen))
+    true_scores = digitness * clean.probabilities.max(axis=1)
+    rows = []
+    for label, kinds in (("no digit, kinds trained on", TRAINED_KINDS), ("no digit, kinds never seen", HELD_OUT_KINDS)):
+        images, names = outliers_of(digits, len(digits), SEED, label, kinds)
+        probabilities, digitness = _scores(classifier, images)
+        scores = digitness * probabilities.max(axis=1)
+        refused = scores < classifier.threshold
+        rows.append(
+            Row(
+                "no digit",
+                label,
+                len(images),
+                None,
+                None,
+                None,
+                None,
+                float(refused.mean()),
+                auroc(true_scores, scores),
+            )
+        )
+        for kind in sorted(set(names)):
+            of_kind = np.array([name == kind for name in names])
+            rows.append(
+                Row("no digit", kind, int(of_kind.sum()), None, None, None, None, float(refused[of_kind].mean()))
+            )
+    return rows
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def row_of(answers: Answers) -> Row:
+    return _row(answers.group, answers.name, [answers])
+
+
+def _row(group: str, name: str, parts: Sequence[Answers]) -> Row:
+    correct = np.concatenate([part.correct for part in parts])
+    probabilities, labels = (
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+    low, high = accuracy_interval(int(correct.sum()), len(correct))
+    refused = 1 - float(np.concatenate([part.accepted for part in parts]).mean())
+    return Row(
+        group,
+        name,
+        len(correct),
+        float(correct.mean()),
+        low,
+        high,
+        expected_calibration_error(probabilities, labels),
+        refused,
+    )
+
+
+def metrics_of(clean: Answers, corrupted: Corrupted, rows: Sequence[Row]) -> dict[str, float]:
+    """The columns by which models are compared."""
+    low, high = accuracy_interval(int(clean.correct.sum()), len(clean.labels))
+    numbers = {
+        "test_accuracy": float(clean.correct.mean()),
+        "test_accuracy_low": low,
+        "test_accuracy_high": high,
+        "test_refused": 1 - float(clean.accepted.mean()),
+        "test_calibration_error": expected_calibration_error(clean.probabilities, clean.labels),
+        "test_log_loss": negative_log_likelihood(clean.probabilities, clean.labels),
+        "test_brier": brier(clean.probabilities, clean.labels),
+        "corruptions_accuracy": corrupted.accuracy,
+    }
+    for row in rows:
+        if row.group in ("photographs", "pictures") and row.accuracy is not None:
+            numbers[f"{slug(row.name)}_accuracy"] = row.accuracy
+            numbers[f"{slug(row.name)}_refused"] = row.refused
+        if row.auroc is not None:
+            numbers[f"{slug(row.name)}_auroc"] = row.auroc
+            numbers[f"{slug(row.name)}_refused"] = row.refused
+    return numbers
+
+
+def slug(name: str) -> str:
+    """A name that MLflow takes: letters, digits and underscores."""
+    words = "".join(letter if letter.isalnum() and letter.isascii() else " " for letter in name).split()
+    return "_".join(words).lower() or "pictures"
+
+
+def worst(answers: Answers, most: int = 24) -> list[tuple[Images, Images, str]]:
+    """The most confident mistakes: original (grey, reduced), what the model saw, and words."""
+    wrong = np.flatnonzero(~answers.correct)
+    order = wrong[np.argsort(-answers.probabilities[wrong].max(axis=1))][:most]
+    shown = []
+    for row in order:
+        verdict = "" if answers.accepted[row] else ", refused"
+        words = (
+            f"{answers.labels[row]} read as {answers.guesses[row]} ({answers.probabilities[row].max():.0%}{verdict})"
+        )
+        shown.append((preview(answers.originals[row]), answers.seen[row], words))
+    return shown
+
+
+def preview(original: Original) -> Images:
+    """A small grey picture (h, w) of an original; black where it can't be read."""
+    if isinstance(original, np.ndarray):
+        return original
+    try:
+        picture = imaging.decode(original if isinstance(original, bytes) else original.read_bytes())
+    except (ImageError, OSError):
+        return np.zeros((28, 28), np.uint8)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if picture.ndim == 3 else picture
+    scale = min(1.0, PREVIEW / max(grey.shape))
+    return np.asarray(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

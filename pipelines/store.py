@@ -1,0 +1,90 @@
+"""The edge to the BentoML store: registered versions are imported there, and the champion is always the newest.
+
+The service takes the newest model `digits` of the store (or the one DIGITS_MODEL names), so making a version champion
+means that it must be there, whole, and the newest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import bentoml
+import yaml
+from bentoml.exceptions import NotFound
+from mlflow.entities.model_registry import ModelVersion
+
+from pipelines import provenance, registry
+from pipelines.errors import UserError
+from pipelines.files import write
+
+METADATA = ("model_id", "run_id", "git_commit", "dirty", "dataset", "fingerprint", "sha256", "precision", "trained_at")
+
+
+def tag_of(version: ModelVersion) -> str:
+    """The tag of a version: unique for the registered number and the model, so that a wiped mlruns does not collide."""
+    return f"{registry.MODEL}:v{version.version}-{version.tags['model_id'].removeprefix('m-')[:8]}"
+
+
+def champion_tag() -> str | None:
+    """The tag of the champion, or None where there is no champion."""
+    champion = registry.by_alias("champion")
+    return tag_of(champion) if champion else None
+
+
+def make_newest(version: ModelVersion) -> str:
+    """Imports a version, unless it is there whole, and makes it the newest of the store. Gives its tag."""
+    tag = tag_of(version)
+    stored = _stored(tag)
+    if stored is not None and digest(stored) != version.tags["sha256"]:
+        bentoml.models.delete(tag)  # half an import, or altered since
+        stored = None
+    if stored is None:
+        stored = import_version(version)
+        if digest(stored) != version.tags["sha256"]:
+            bentoml.models.delete(tag)
+            raise UserError(f"version {version.version} is not the file that was registered; train again")
+    elif bentoml.models.get(registry.MODEL).tag != stored.tag:
+        _touch(stored)
+    return tag
+
+
+def import_version(version: ModelVersion) -> bentoml.Model:
+    """`bentoml.mlflow.import_model` with where it comes from as metadata."""
+    tags = version.tags
+    facts = {**tags, "run_id": version.run_id, "dirty": tags.get("git_dirty", "unknown")}
+    return bentoml.mlflow.import_model(
+        tag_of(version),
+        f"models:/{registry.MODEL}/{version.version}",
+        signatures={"predict": {"batchable": True}},
+        labels={"project": "digits", "dataset": tags.get("dataset", "unknown"), "version": str(version.version)},
+        metadata={
+            "version": str(version.version),
+            **{name: str(facts.get(name, "unknown")) for name in METADATA},
+            **{f"trained_with_{name}": number for name, number in provenance.libraries().items()},
+        },
+    )
+
+
+def _stored(tag: str) -> bentoml.Model | None:
+    try:
+        return bentoml.models.get(tag)
+    except NotFound:
+        return None
+
+
+def digest(model: bentoml.Model) -> str:
+    """sha256 of the model.onnx in a stored model; empty where there is none."""
+    files = sorted(Path(model.path).glob("**/model.onnx"))
+    return hashlib.sha256(files[0].read_bytes()).hexdigest() if files else ""
+
+
+def _touch(model: bentoml.Model) -> None:
+    """Dates a stored model now. It stays in its place all the while, for whoever is serving it."""
+    described = Path(model.path) / "model.yaml"
+    content = yaml.safe_load(described.read_text())
+    content["creation_time"] = datetime.now(UTC).isoformat()
+    write(described, yaml.safe_dump(content, sort_keys=False).encode())
+    assert model.tag.version is not None
+    write(Path(model.path).parent / "latest", model.tag.version.encode())

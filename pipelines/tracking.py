@@ -1,0 +1,206 @@
+"""The edge to MLflow: one experiment, runs whose end is told truthfully, no run left open by a dead process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from pipelines import provenance
+from pipelines.files import FOLDER, write_json
+
+EXPERIMENT = "digits"
+LAUNCHED = FOLDER / "work" / "launched"
+LIMIT_OF_A_TAG = 4_000
+
+_adopted: str | None = None  # the run that `mlflow run` made, where it is in our experiment
+
+
+def connect() -> str:
+    """Finds or makes the experiment, and closes what dead processes have left open. Gives the experiment's id."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"mlflow\..*")
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        try:
+            mlflow.create_experiment(EXPERIMENT, artifact_location=_artifacts())
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+    elif experiment.lifecycle_stage == "deleted":
+        MlflowClient().restore_experiment(experiment.experiment_id)
+    mlflow.set_experiment(EXPERIMENT)
+    _close_what_is_dead()
+    return experiment_id()
+
+
+def experiment_id() -> str:
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return str(experiment.experiment_id)
+
+
+def _artifacts() -> str | None:
+    """A folder of our own: `mlflow ui`, started first, gives the default experiment one that only it can write to."""
+    if mlflow.get_tracking_uri().startswith(("http://", "https://", "databricks")):
+        return None
+    return (FOLDER / "artifacts").resolve().as_uri()
+
+
+def adopt(launcher: str | None, experiment: str | None) -> None:
+    """Takes note of the run that `mlflow run` made: it becomes the step's own where it is in our experiment."""
+    global _adopted
+    _adopted = None
+    if launcher is None:
+        return
+    if experiment == experiment_id():
+        _adopted = launcher
+    else:
+        write_json(LAUNCHED / f"{launcher}.json", {"process": process()})
+
+
+def release(launcher: str | None, status: str) -> None:
+    """Ends the run that `mlflow run` made, and puts it in the bin unless a step has made it its own."""
+    if launcher is None:
+        return
+    client = MlflowClient()
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:  # MLflow's own last word on the run; it fails on a run that is in the bin
+        if "mlflow.project.backend" in client.get_run(launcher).data.tags:
+            break
+        time.sleep(0.05)
+    run = client.get_run(launcher)
+    if run.info.status == "RUNNING":
+        client.set_terminated(launcher, status)
+    if "kind" not in run.data.tags:
+        client.delete_run(launcher)
+    (LAUNCHED / f"{launcher}.json").unlink(missing_ok=True)
+
+
+def process() -> str:
+    """This process, so that another can tell whether it is still there: host, id, start."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether a process of this host has ended; one of another host may be alive."""
+    host, number, start = name.split()
+    if host != socket.gethostname():
+        return False
+    try:
+        return bool(abs(psutil.Process(int(number)).create_time() - float(start)) > 2)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _close_what_is_dead() -> None:
+    client = MlflowClient()
+    for run in client.search_runs([experiment_id()], "attributes.status = 'RUNNING'", max_results=1_000):
+        if "process" in run.data.tags and is_dead(run.data.tags["process"]):
+            client.set_tag(run.info.run_id, "outcome", "interrupted")
+            client.set_terminated(run.info.run_id, "KILLED")
+    for note in LAUNCHED.glob("*.json"):
+        if is_dead(json.loads(note.read_text())["process"]):
+            try:
+                release(note.stem, "KILLED")
+            except MlflowException:  # of another database
+                note.unlink(missing_ok=True)
+
+
+@contextmanager
+def run(
+    name: str,
+    kind: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    again: str | None = None,
+    parent: str | None = None,
+    watched: bool = False,
+) -> Iterator[Run]:
+    """A run while the block lasts, under the run that is active or under `parent`.
+
+    Args:
+        name: a sentence.
+        kind: "main", "study", "trial", "training" or "report": the tag that tells them apart.
+        tags: more tags.
+        again: id of a run that was interrupted, to go on with.
+        parent: id of a run to be nested under, where none is active.
+        watched: log CPU, memory and GPU every ten seconds.
+    """
+    from optuna import TrialPruned
+
+    own = {"kind": kind, "process": process(), **provenance.git(), **(tags or {})}
+    top = mlflow.active_run() is None and parent is None
+    started = mlflow.start_run(
+        run_id=again or (_adopted if top else None),
+        run_name=name,
+        nested=not top,
+        parent_run_id=parent,
+        log_system_metrics=watched,
+    )
+    mlflow.set_tags({**own, "outcome": "running", "mlflow.runName": name})
+    outcome, status = "failed", "FAILED"
+    try:
+        yield started
+        outcome, status = "complete", "FINISHED"
+    except TrialPruned:
+        outcome, status = "pruned", "KILLED"
+        raise
+    except KeyboardInterrupt:
+        outcome, status = "interrupted", "KILLED"
+        raise
+    except Exception as error:
+        mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG])
+        raise
+    finally:
+        mlflow.flush_async_logging()
+        mlflow.set_tag("outcome", outcome)
+        mlflow.end_run(status)
+
+
+def rename(name: str) -> None:
+    mlflow.set_tag("mlflow.runName", name)
+
+
+def describe(markdown: str, run_id: str | None = None) -> None:
+    """What MLflow shows as the description of a run."""
+    if run_id is None:
+        mlflow.set_tag("mlflow.note.content", markdown)
+    else:
+        MlflowClient().set_tag(run_id, "mlflow.note.content", markdown)
+
+
+def find_runs(filter_string: str, most: int = 100) -> list[Run]:
+    """Runs of the experiment, newest first."""
+    return list(
+        MlflowClient().search_runs(
+            [experiment_id()], filter_string, ViewType.ACTIVE_ONLY, most, ["attributes.start_time DESC"]
+        )
+    )
+
+
+def read_json(run_id: str, path: str) -> Any:
+    """A JSON artifact of a run. Raises FileNotFoundError where there is none."""
+    return json.loads(fetch(run_id, path).read_text())
+
+
+def fetch(run_id: str, path: str) -> Path:
+    """An artifact of a run as a local file. Raises FileNotFoundError where there is none."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=None))
+    except (MlflowException, OSError) as error:
+        raise FileNotFoundError(f"run {run_id} has no artifact {path}") from error

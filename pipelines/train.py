@@ -1,0 +1,267 @@
+"""The final training: a recipe in, a calibrated and exported model in MLflow out, registered as challenger."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types.schema import Schema, TensorSpec
+from safetensors.torch import load_file, save
+
+from digits import export
+from digits.data import Data, Split
+from digits.fit import EpochReport, Recipe, fit, predict_logits
+from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
+from digits.network import DigitNet
+from pipelines import logbook, pictures, provenance, registry, tracking
+from pipelines.errors import UserError
+from pipelines.files import write
+from pipelines.job import Job, open_job
+from pipelines.material import Material, load_data, named, prepare
+from pipelines.parameters import Main, Train
+from pipelines.tune import base_recipe
+
+REFUSED = 0.015  # of true validation digits; the promise is 2%
+CALIBRATION_PICTURES = 512
+LOST_ACCURACY, AGREEMENT, LOST_CALIBRATION = 0.0003, 0.999, 0.002  # what int8 may cost
+SAME = 1e-3  # how far ONNX Runtime's fp32 probabilities may be from torch's
+SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 28, 28), "images")]),
+    outputs=Schema(
+        [
+            TensorSpec(np.dtype(np.float32), (-1, 10), "probabilities"),
+            TensorSpec(np.dtype(np.float32), (-1,), "digitness"),
+        ]
+    ),
+)
+
+
+class ExportError(RuntimeError):
+    """The exported model does not say what the trained one says: never to be served."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """`model.onnx` and the numbers that went into it."""
+
+    model: bytes
+    facts: dict[str, Any]
+
+
+def run(parameters: Train) -> None:
+    """The entry point: trains with a known recipe and registers the model; `evaluate` and `promote` come next."""
+    data = load_data(parameters)
+    recipe, source = chosen_recipe(parameters.recipe, data)
+    with open_job("train", parameters, data.fingerprint) as job:
+        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
+        trained = train(job, data, material, recipe, parameters, tags={"recipe_from": source})
+        number = job.step("version", lambda: registry.register(trained))
+    print(
+        f"registered: {registry.MODEL} version {number}, challenger\nnext: mlflow run . -e evaluate -P model={number}"
+    )
+
+
+def chosen_recipe(asked: str, data: Data) -> tuple[Recipe, str]:
+    """The recipe and where it is from: "default" or a run id. Raises UserError."""
+    if asked == "default":
+        return base_recipe(len(data.train)), "default"
+    if asked == "best":
+        query = f"tags.outcome = 'complete' and tags.dataset = '{data.name}'"
+        for run in tracking.find_runs(query):
+            if run.data.tags.get("kind") in ("study", "main") and "best_learning_rate" in run.data.params:
+                return _recipe_of(run.info.run_id), run.info.run_id
+        return base_recipe(len(data.train)), "default"
+    return _recipe_of(asked), asked
+
+
+def _recipe_of(run_id: str) -> Recipe:
+    try:
+        return Recipe(**tracking.read_json(run_id, "recipe.json"))
+    except (FileNotFoundError, TypeError):
+        raise UserError(
+            f"recipe={run_id}: that run has no recipe; expected best, default or the id of a run of ours"
+        ) from None
+
+
+def train(
+    job: Job,
+    data: Data,
+    material: Material,
+    recipe: Recipe,
+    parameters: Main | Train,
+    tags: dict[str, str] | None = None,
+) -> dict[str, str]:
+    """Trains, exports and logs under one run, or goes on with it. Gives `run_id`, `model_id` and `sha256`."""
+    if "trained" in job.state:
+        return dict(job.state["trained"])
+    name = f"Final training on {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
+    with job.run(name, "training", tags={**logbook.tags(data), **(tags or {})}, watched=True) as run:
+        logbook.log_start(data, parameters)
+        mlflow.log_params({f"recipe_{name}": value for name, value in asdict(recipe).items()})
+        mlflow.log_dict(asdict(recipe), "recipe.json")
+        net = fitted(job, material, recipe, parameters)
+        facts = {
+            "dataset": data.name,
+            "run_id": run.info.run_id,
+            "git_commit": provenance.git()["git_commit"],
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "digits_version": our_version(),
+        }
+        built = build(net, material, facts)
+        mlflow.log_metrics({k: v for k, v in built.facts.items() if isinstance(v, float)})
+        mlflow.set_tags({"precision": built.facts["precision"], "trained_at": facts["trained_at"]})
+        mlflow.log_figure(pictures.curves(_reports(job)), "training/curves.png")
+        mlflow.log_artifact(str(job.folder / "model.safetensors"), "weights")
+        model_id, sha256 = log_model(built.model, run.info.run_id)
+        mlflow.set_tags({"model_id": model_id, "sha256": sha256})
+    return dict(job.note("trained", {"run_id": run.info.run_id, "model_id": model_id, "sha256": sha256}))
+
+
+def fitted(job: Job, material: Material, recipe: Recipe, parameters: Main | Train) -> DigitNet:
+    """The trained network; its weights are kept as safetensors in the job's folder."""
+    weights = job.folder / "model.safetensors"
+    checkpoint = job.folder / "checkpoint.pt"
+    if not weights.exists():
+
+        def after(report: EpochReport) -> None:
+            earlier = [known for known in job.state.get("epochs", []) if known["epoch"] < report.epoch]
+            job.note("epochs", [*earlier, _finite(report)])
+            logbook.log_epoch(report)
+            logbook.tell_epoch(report)
+
+        if checkpoint.exists():
+            print("  going on from the last epoch that was finished")
+        net = fit(
+            recipe,
+            material.train,
+            material.validation,
+            epochs=parameters.epochs,
+            seed=parameters.seed,
+            device=parameters.device,
+            validation_photographs=material.validation_photographs,
+            on_epoch=after,
+            checkpoint=checkpoint,
+        )
+        state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        write(weights, save(state))
+        checkpoint.unlink(missing_ok=True)
+    net = DigitNet(recipe.dropout)
+    net.load_state_dict(load_file(weights))
+    return net.eval()
+
+
+def _finite(report: EpochReport) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in asdict(report).items()}
+
+
+def _reports(job: Job) -> list[EpochReport]:
+    return [
+        EpochReport(**{name: math.nan if value is None else value for name, value in known.items()})  # type: ignore[arg-type]
+        for known in job.state.get("epochs", [])
+    ]
+
+
+def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
+    """Calibrates on validation, exports, quantises if that costs nothing, and sets the threshold.
+
+    Raises:
+        ExportError: the exported model differs from the network.
+    """
+    kinds: Sequence[Split] = [s for s in (material.validation, material.validation_photographs) if s is not None]
+    images, labels = (np.concatenate([getattr(split, part) for split in kinds]) for part in ("images", "labels"))
+    logits = predict_logits(net, images)
+    temperature = fit_temperature(logits, labels)
+    full = export.to_onnx(net, temperature, {**metadata, "temperature": f"{temperature:.6f}", "precision": "fp32"})
+    outcome = export.run(full, images)
+    check_agreement(outcome, scores_of(logits, temperature))
+
+    small = export.with_metadata(export.quantise(full, _calibration(material)), {"precision": "int8"})
+    small_outcome = export.run(small, images)
+    cost = price(outcome[0], small_outcome[0], labels, len(material.validation))
+    chosen, outcome, precision = (small, small_outcome, "int8") if affordable(cost) else (full, outcome, "fp32")
+    if precision == "fp32":
+        print(f"  WARNING: int8 would cost too much ({_in_words(cost)}): the model stays in fp32, slower to serve")
+    threshold = threshold_for(outcome[1] * outcome[0].max(axis=1), REFUSED)
+    facts = {"temperature": temperature, "threshold": threshold, "precision": precision, **cost}
+    return Built(export.with_metadata(chosen, {"threshold": f"{threshold:.6f}"}), facts)
+
+
+def check_agreement(exported: tuple[Any, Any], original: tuple[Any, Any]) -> None:
+    """Raises ExportError where ONNX Runtime and torch are further apart than rounding explains."""
+    for name, ours, theirs in zip(("probabilities", "digitness"), exported, original, strict=True):
+        apart = float(np.abs(np.asarray(ours, np.float64) - theirs).max())
+        if not apart <= SAME:
+            raise ExportError(
+                f"the exported model's {name} differ from the network's by {apart:.2g}; expected at most {SAME}"
+            )
+
+
+def price(full: Any, small: Any, labels: Any, digits: int) -> dict[str, float]:
+    """What int8 changes: accuracy and calibration on the first `digits` rows (validation digits), agreement on all."""
+    right = [p[:digits].argmax(axis=1) == labels[:digits] for p in (full, small)]
+    calibration = [expected_calibration_error(p[:digits], labels[:digits]) for p in (full, small)]
+    return {
+        "int8_lost_accuracy": float(right[0].mean() - right[1].mean()),
+        "int8_agreement": float((full[:digits].argmax(axis=1) == small[:digits].argmax(axis=1)).mean()),
+        "int8_lost_calibration": calibration[1] - calibration[0],
+    }
+
+
+def affordable(cost: dict[str, float]) -> bool:
+    return (
+        cost["int8_lost_accuracy"] <= LOST_ACCURACY
+        and cost["int8_agreement"] >= AGREEMENT
+        and cost["int8_lost_calibration"] <= LOST_CALIBRATION
+    )
+
+
+def _in_words(cost: dict[str, float]) -> str:
+    return (
+        f"{cost['int8_lost_accuracy']:+.2%} accuracy lost, {cost['int8_agreement']:.2%} agreement, "
+        f"{cost['int8_lost_calibration']:+.4f} calibration error"
+    )
+
+
+def _calibration(material: Material) -> Any:
+    """Training pictures of the kinds that are served, half of them photographs."""
+    parts = [material.train.digits.images]
+    if material.train.photographs is not None:
+        parts.append(material.train.photographs.images)
+    return np.concatenate([part[: CALIBRATION_PICTURES // len(parts)] for part in parts])
+
+
+def log_model(model: bytes, run_id: str) -> tuple[str, str]:
+    """Logs model.onnx as an MLflow model of the active run. Gives its id and the sha256 of the file that is stored."""
+    client = MlflowClient()
+    for left in client.search_logged_models([tracking.experiment_id()], f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(left.model_id)  # of an attempt that was interrupted
+    info = mlflow.onnx.log_model(
+        onnx.load_from_string(model),
+        name="model",
+        signature=SIGNATURE,
+        pip_requirements=[f"onnxruntime=={version('onnxruntime')}", f"numpy=={np.__version__}"],
+        save_as_external_data=False,
+    )
+    stored = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}/model.onnx"))
+    content = stored.read_bytes()
+    if export.metadata_of(content) != export.metadata_of(model):
+        raise ExportError("the stored model.onnx is not the one that was logged")
+    return str(info.model_id), hashlib.sha256(content).hexdigest()
+
+
+def our_version() -> str:
+    try:
+        return version("digits")
+    except PackageNotFoundError:
+        return "0+unknown"

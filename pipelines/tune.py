@@ -1,0 +1,350 @@
+"""The study: validation pictures and a budget in, a recipe out. Optuna proposes, short trainings answer.
+
+A trial is a proxy of the final training: few pictures, few epochs. Proxies mislead (they like what learns fast), so the
+ranges are narrow around the default recipe, which is the first trial, and the winner replaces it only if it wins again
+with another seed by more than chance. docs/how-it-works.md says more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
+
+from digits.augment import augment
+from digits.data import Split
+from digits.fit import EpochReport, Recipe, choose_device, fit, precision, predict_logits
+from digits.metrics import fit_temperature, scores_of
+from digits.network import DigitNet
+from pipelines import logbook, pictures, tracking
+from pipelines.files import FOLDER, write
+from pipelines.job import Job, open_job
+from pipelines.material import Material, load_data, named, prepare
+from pipelines.parameters import Main, Tune
+
+PROXY_DIGITS = 8_000
+PROXY_SHOWN = 16_000  # pictures in all: two epochs of the above
+JUDGED = 2_000  # pictures of each kind
+CHANCES = 2_000  # bootstrap samples
+DISTURBED_SEED = 7
+LABELS = {
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "label_smoothing": "label smoothing",
+    "batch_size": "batch",
+}
+
+
+@dataclass(frozen=True)
+class Trialled:
+    """What a trial is judged by: mean log-loss of each kind of picture, and of every picture, in nats."""
+
+    losses: dict[str, NDArray[np.float64]]
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {kind: float(values.mean()) for kind, values in self.losses.items()}
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(list(self.means.values())))
+
+
+def run(parameters: Tune) -> None:
+    """The entry point: a study of its own."""
+    data = load_data(parameters)
+    with open_job("tune", parameters, data.fingerprint) as job:
+        with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data)):
+            logbook.log_start(data, parameters)
+            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
+            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters))))
+        print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
+
+
+def base_recipe(count: int) -> Recipe:
+    """The default recipe for so many digits; few of them need smaller batches for enough steps."""
+    recipe = Recipe()
+    return recipe if count >= 20_000 else replace(recipe, batch_size=128 if count >= 5_000 else 32)
+
+
+def study(job: Job, material: Material, parameters: Main | Tune) -> Recipe:
+    """Runs or goes on with the study under the active run; logs what came out. Gives the recipe to train with."""
+    default = base_recipe(len(material.train.digits))
+    if parameters.trials == 0:
+        return default
+    bench = Bench(job, material, parameters)
+    optuna_study = open_study(job, parameters.seed)
+    revive(optuna_study)
+    if not optuna_study.trials:
+        optuna_study.enqueue_trial({name: value for name, value in asdict(default).items() if name != "outliers"})
+    while (left := parameters.trials - len(finished(optuna_study))) > 0 and bench.has_time(optuna_study):
+        optuna_study.optimize(
+            lambda trial: bench.objective(trial, default),
+            n_trials=left,
+            catch=(RuntimeError,),
+            callbacks=[bench.stop_in_time],
+        )
+        if bench.stopped:
+            break
+    best, why = bench.choose(optuna_study, default)
+    log_study(optuna_study, best, why)
+    return best
+
+
+def open_study(job: Job, seed: int) -> optuna.Study:
+    """The job's study in Optuna's own database; the sampler never repeats itself after an interruption."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    FOLDER.mkdir(exist_ok=True)
+    storage = RDBStorage(
+        os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{FOLDER / 'optuna.db'}",
+        engine_kwargs={"connect_args": {"timeout": 60}} if "OPTUNA_STORAGE" not in os.environ else {},
+        heartbeat_interval=20,
+        grace_period=60,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
+    )
+    parent = mlflow.active_run()
+    assert parent is not None
+    name = f"{job.key} {parent.info.run_id[:8]}"
+    tried = next(
+        (summary.n_trials for summary in optuna.get_all_study_summaries(storage) if summary.study_name == name), 0
+    )
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=seed + tried, multivariate=True, n_startup_trials=5),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+        load_if_exists=True,
+    )
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def revive(study: optuna.Study) -> None:
+    """Queues again what was interrupted: trials of a dead process, and those that a signal ended."""
+    for trial in study.get_trials(deepcopy=False):
+        process = trial.user_attrs.get("process", "")
+        if trial.state == TrialState.RUNNING and process and tracking.is_dead(process):
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        elif not (trial.state == TrialState.FAIL and trial.user_attrs.get("interrupted")):
+            continue
+        retried = {other.user_attrs.get("retry of") for other in study.get_trials(deepcopy=False)}
+        if trial.number not in retried and trial.params:
+            study.enqueue_trial(trial.params, user_attrs={"retry of": trial.number})
+
+
+def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
+    """One recipe of the search space: within a factor of two or so of the default."""
+    return replace(
+        default,
+        learning_rate=trial.suggest_float(
+            "learning_rate", default.learning_rate / 2, default.learning_rate * 2, log=True
+        ),
+        weight_decay=trial.suggest_float("weight_decay", default.weight_decay / 4, default.weight_decay * 4, log=True),
+        dropout=trial.suggest_float("dropout", 0.1, 0.5),
+        label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.1),
+        batch_size=trial.suggest_categorical("batch_size", [default.batch_size // 2, default.batch_size]),
+        strength=trial.suggest_float("strength", 0.7, 1.3),
+        disturbed=trial.suggest_float("disturbed", 0.3, 0.6),
+        photographs=trial.suggest_float("photographs", 0.1, 0.3),
+    )
+
+
+class Bench:
+    """Where recipes are tried: a part of the digits, three kinds of validation pictures, and a clock."""
+
+    def __init__(self, job: Job, material: Material, parameters: Main | Tune) -> None:
+        self.job, self.parameters = job, parameters
+        digits = material.train.digits
+        if choose_device(parameters.device).type == "cpu":
+            digits = _first(digits, PROXY_DIGITS)
+        self.train = replace(material.train, digits=digits)
+        longest = parameters.epochs if isinstance(parameters, Main) else 20
+        self.epochs = min(longest, max(2, min(20, PROXY_SHOWN // len(digits))))
+        validation = _first(material.validation, JUDGED)
+        generator = torch.Generator().manual_seed(DISTURBED_SEED)
+        disturbed = augment(torch.from_numpy(validation.images), generator, strength=0.5, disturbed=1.0)
+        self.judged = {"digits": validation, "disturbed": Split(disturbed.round().byte().numpy(), validation.labels)}
+        self.photographs = material.validation_photographs
+        if self.photographs is not None:
+            self.judged["photographs"] = self.photographs
+        self.started = time.monotonic()
+        self.spent_before = float(job.state.get("study seconds", 0.0))
+        self.stopped = False
+
+    # -- time ---------------------------------------------------------------------------------------------------
+    @property
+    def spent(self) -> float:
+        return self.spent_before + time.monotonic() - self.started
+
+    @property
+    def budget(self) -> float:
+        return self.parameters.tune_minutes * 60
+
+    def has_time(self, study: optuna.Study) -> bool:
+        """Whether another trial and the confirmation, two trainings, fit in."""
+        took = [t.duration.total_seconds() for t in finished(study) if t.duration and t.state == TrialState.COMPLETE]
+        return self.spent + 3 * max(took, default=0.0) < self.budget
+
+    def stop_in_time(self, study: optuna.Study, _: FrozenTrial) -> None:
+        self.job.note("study seconds", self.spent)
+        if not self.has_time(study) or len(finished(study)) >= self.parameters.trials:
+            self.stopped = True
+            study.stop()
+
+    # -- trials -------------------------------------------------------------------------------------------------
+    def objective(self, trial: Trial, default: Recipe) -> float:
+        """One trial as a child run: lower is better."""
+        trial.set_user_attr("process", tracking.process())
+        recipe = suggest(trial, default)
+        name = (
+            f"Trial {trial.number}: the default recipe"
+            if recipe == default
+            else f"Trial {trial.number}: {in_words(recipe, default)}"
+        )
+        with tracking.run(name, "trial", tags={"job": self.job.key, "trial": str(trial.number)}):
+            mlflow.log_params(asdict(recipe) | {"epochs": self.epochs, "trial": trial.number})
+
+            def after(report: EpochReport) -> None:
+                logbook.log_epoch(report)
+                judged = report.validation_loss + (0 if np.isnan(report.hard_accuracy) else 1 - report.hard_accuracy)
+                trial.report(judged, report.epoch)
+                if report.epoch < self.epochs and (trial.should_prune() or self.spent > self.budget):
+                    raise optuna.TrialPruned(f"after epoch {report.epoch}")
+
+            try:
+                result = self.trial_of(recipe, self.parameters.seed + trial.number, after)
+            except optuna.TrialPruned as pruned:
+                self.tell(trial.number, f"pruned {pruned}", recipe, default)
+                raise
+            except KeyboardInterrupt:
+                trial.set_user_attr("interrupted", True)
+                raise
+            mlflow.log_metrics({"score": result.score, **{f"loss_{kind}": loss for kind, loss in result.means.items()}})
+            write(self._losses(trial.number), lambda file: np.savez(file, **result.losses))  # type: ignore[arg-type]
+            self.tell(trial.number, f"score {result.score:.4f}", recipe, default)
+            return result.score
+
+    def trial_of(self, recipe: Recipe, seed: int, after: Any = None) -> Trialled:
+        net = fit(
+            recipe,
+            self.train,
+            self.judged["digits"],
+            epochs=self.epochs,
+            seed=seed,
+            device=self.parameters.device,
+            validation_photographs=self.photographs,
+            on_epoch=after,
+        )
+        return judge(net, self.judged, self.parameters.device)
+
+    def tell(self, number: int, outcome: str, recipe: Recipe, default: Recipe) -> None:
+        words = in_words(recipe, default) if recipe != default else "the default recipe"
+        print(f"  trial {number + 1} of {self.parameters.trials}, {self.spent:4.0f} s: {outcome}  ({words})")
+
+    def _losses(self, number: int) -> Path:
+        return self.job.folder / f"trial-{number}.npz"
+
+    # -- the choice ---------------------------------------------------------------------------------------------
+    def choose(self, study: optuna.Study, default: Recipe) -> tuple[Recipe, str]:
+        """The winner, if it beats the default recipe again with another seed by more than chance; and why."""
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not complete:
+            return default, "No trial came to its end in the time given: the default recipe it is."
+        best = min(complete, key=lambda trial: trial.value or 0.0)
+        winner = suggest(FixedTrial(best.params), default)
+        if winner == default:
+            return default, f"The default recipe was the best of {len(complete)} that came to their end."
+        first = next((t for t in complete if suggest(FixedTrial(t.params), default) == default), None)
+        if first is None:
+            return default, "The default recipe has nothing to be compared with: it stays."
+        if self.spent + 2 * max(t.duration.total_seconds() for t in complete if t.duration) > self.budget * 1.2:
+            return default, "There was no time left to confirm the winner: the default recipe stays."
+        results = {}
+        seed = self.parameters.seed + 1_000_003
+        for name, recipe in (("winner", winner), ("default recipe", default)):
+            with tracking.run(f"Confirmation of the {name}, another seed", "confirmation", tags={"job": self.job.key}):
+                mlflow.log_params(asdict(recipe) | {"epochs": self.epochs})
+                results[name] = self.trial_of(recipe, seed, logbook.log_epoch)
+                mlflow.log_metrics({"score": results[name].score})
+        gain = results["default recipe"].score - results["winner"].score
+        low = lower_bound(results["default recipe"], results["winner"])
+        noise = abs(results["default recipe"].score - (first.value or 0.0))
+        facts = (
+            f"with another seed it is {gain:+.4f} better, at least {low:+.4f} with 95% confidence;"
+            f" the seed alone moves the default by {noise:.4f}"
+        )
+        if low > 0 and gain > noise:
+            return winner, f"Trial {best.number} replaces the default recipe: {facts}."
+        return default, f"Trial {best.number} was the best, but not surely: {facts}. The default recipe stays."
+
+
+def judge(net: DigitNet, kinds: dict[str, Split], device: str) -> Trialled:
+    """Log-loss of every picture, with the one temperature that suits all kinds together."""
+    where = choose_device(device)
+    with precision(where):
+        logits = {kind: predict_logits(net, split.images, str(where)) for kind, split in kinds.items()}
+    temperature = fit_temperature(
+        np.concatenate(list(logits.values())), np.concatenate([s.labels for s in kinds.values()])
+    )
+    losses = {}
+    for kind, split in kinds.items():
+        probabilities = scores_of(logits[kind], temperature)[0]
+        losses[kind] = -np.log(np.clip(probabilities[np.arange(len(split)), split.labels], 1e-12, 1))
+    return Trialled(losses)
+
+
+def lower_bound(first: Trialled, second: Trialled) -> float:
+    """5th percentile of how much lower the second's score is, over resampled pictures (paired bootstrap)."""
+    rng = np.random.default_rng(0)
+    gains = np.zeros(CHANCES)
+    for kind, losses in first.losses.items():
+        difference = losses - second.losses[kind]
+        rows = rng.integers(0, len(difference), (CHANCES, len(difference)))
+        gains += difference[rows].mean(axis=1) / len(first.losses)
+    return float(np.quantile(gains, 0.05))
+
+
+def in_words(recipe: Recipe, default: Recipe) -> str:
+    """What differs from the default: "learning rate 0.0031, dropout 0.22"."""
+    changed = {name: value for name, value in asdict(recipe).items() if value != getattr(default, name)}
+    return ", ".join(f"{LABELS.get(name, name)} {value:.3g}" for name, value in changed.items()) or "the default recipe"
+
+
+def log_study(study: optuna.Study, best: Recipe, why: str) -> None:
+    """The parent's best parameters and the pictures of the study."""
+    print(f"  {why}")
+    mlflow.log_params({f"best_{name}": value for name, value in asdict(best).items()})
+    mlflow.log_dict(asdict(best), "recipe.json")
+    mlflow.log_text(why + "\n", "study/choice.txt")
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
+    mlflow.log_metrics(
+        {"trials": len(finished(study)), "best_score": min((t.value or 0.0 for t in complete), default=float("nan"))}
+    )
+    columns = [name for name in asdict(best) if name != "outliers"]
+    logbook.log_table(
+        "study/trials.json",
+        ["trial", "end", "score", *columns],
+        [[t.number, t.state.name.lower(), t.value, *(t.params.get(name) for name in columns)] for t in study.trials],
+    )
+    mlflow.log_figure(pictures.history(study), "study/optimisation history.png")
+    if len(complete) >= 2:
+        mlflow.log_figure(pictures.slices(complete), "study/slices.png")
+        mlflow.log_figure(pictures.importances(study), "study/importances.png")
+
+
+def _first(split: Split, count: int) -> Split:
+    return Split(split.images[:count], split.labels[:count])

@@ -1,0 +1,26 @@
+"""Fixtures of several test files: a BentoML store with a small model in it, and the service that answers with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.models import tiny_model
+from tests.serving import Server, store
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BentoML store that holds one small model, digits:v1."""
+    folder = tmp_path_factory.mktemp("bentoml")
+    store(folder, tiny_model(), "1", run_id="run1", git_commit="abc123", dirty=False, dataset="mnist", model_id="m-1")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(home: Path) -> Iterator[Server]:
+    """The service with default settings. Tests that share it leave it as they found it."""
+    with Server(home) as running:
+        yield running

@@ -1,0 +1,281 @@
+"""What the service does when it starts, is overloaded, loses a worker, gets a new model, is packed and is stopped."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.models import tiny_model
+from tests.serving import PATIENCE, ROOT, Reply, Server, environment, forget, pictures, png, store
+
+
+def failed_start(home: Path, **settings: str) -> tuple[int, str]:
+    """Exit status and output of a service that is expected not to start."""
+    command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1", "--port", "0"]
+    run = subprocess.run(command, cwd=ROOT, env=environment(home, **settings), capture_output=True, timeout=PATIENCE)
+    return run.returncode, (run.stdout + run.stderr).decode()
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    """Waits until something is so; fails where it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def assert_one_line(output: str, *words: str) -> None:
+    assert len(output.strip().splitlines()) == 1, output
+    for word in words:
+        assert word in output
+
+
+def test_without_a_model_the_start_ends_with_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    status, output = failed_start(tmp_path, DIGITS_WORKERS="2")
+    assert status != 0
+    assert_one_line(output, "no model called 'digits'", str(tmp_path), "make train")
+
+
+def test_a_tag_that_is_not_in_the_store_is_named(home: Path) -> None:
+    status, output = failed_start(home, DIGITS_MODEL="digits:nope")
+    assert status != 0
+    assert_one_line(output, "digits:nope")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DIGITS_MAX_BYTES", "many"), ("DIGITS_WORKERS", "-1"), ("DIGITS_TIMEOUT", "0"), ("DIGITS_MAXBYTES", "1")],
+)
+def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(home: Path, variable: str, value: str) -> None:
+    status, output = failed_start(home, **{variable: value})
+    assert status != 0
+    assert_one_line(output, variable)
+
+
+def test_an_altered_model_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
+    store(tmp_path, tiny_model(), "1", digest="0" * 64)
+    status, output = failed_start(tmp_path, DIGITS_WORKERS="2")
+    assert status != 0
+    assert_one_line(output, "has been altered", "sha256")
+
+
+def test_a_file_that_is_no_model_of_ours_is_refused_with_one_line(tmp_path: Path) -> None:
+    store(tmp_path, b"no model", "1")
+    status, output = failed_start(tmp_path)
+    assert status != 0
+    assert_one_line(output, "digits:v1", "model.onnx")
+
+
+def test_a_key_is_asked_for_where_one_is_set(home: Path) -> None:
+    with Server(home, DIGITS_API_KEY="s3cret") as server:
+        for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic s3cret"}):
+            reply = server.post("/predict", png(), **headers)
+            assert (reply.status, reply.code) == (401, "unauthorized")
+        for headers in ({"X-API-Key": "s3cret"}, {"Authorization": "Bearer s3cret"}):
+            assert server.post("/predict", png(), **headers).status == 200
+        assert server.get("/model").status == 401
+        assert server.get("/readyz").status == 200
+        assert "s3cret" not in server.log
+
+
+def test_browsers_of_other_origins_may_call_only_where_that_is_set(server: Server, home: Path) -> None:
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in server.post("/predict", png(), **origin).headers
+    with Server(home, DIGITS_CORS_ORIGINS="https://example.org") as open_to_one:
+        reply = open_to_one.post("/predict", png(), **origin)
+        assert reply.headers["access-control-allow-origin"] == "https://example.org"
+        other = open_to_one.post("/predict", png(), Origin="https://other.example")
+        assert "access-control-allow-origin" not in other.headers
+
+
+def half_a_request(server: Server, body: bytes) -> socket.socket:
+    """A connection that has sent the headers of a request and half of its body."""
+    link = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    link.sendall(
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    link.sendall(body[: len(body) // 2])
+    return link
+
+
+def rest_of(link: socket.socket, body: bytes) -> http.client.HTTPResponse:
+    link.sendall(body[len(body) // 2 :])
+    return answer_on(link)
+
+
+def answer_on(link: socket.socket) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(link)
+    response.begin()
+    return response
+
+
+def test_more_than_the_allowed_requests_are_told_to_come_back_and_all_is_well_afterwards(home: Path) -> None:
+    with Server(home, DIGITS_MAX_CONCURRENCY="2") as server:
+        held = [half_a_request(server, png()) for _ in range(2)]
+        eventually(lambda: server.metric("bentoml_service_request_in_progress") == 2)
+        refused = server.post("/predict", png())
+        assert (refused.status, refused.code, refused.headers["retry-after"]) == (503, "busy", "1")
+        assert [rest_of(link, png()).status for link in held] == [200, 200]
+        for link in held:
+            link.close()
+        assert server.post("/predict", png()).status == 200
+        assert server.metric("digits_errors_total", code="busy") == 1
+
+
+def test_bytes_that_are_being_received_are_bounded_over_all_requests(home: Path) -> None:
+    sizes = {"DIGITS_MAX_BYTES": "64k", "DIGITS_MAX_BATCH_BYTES": "64k", "DIGITS_MAX_BUFFERED_BYTES": "80k"}
+    with Server(home, **sizes) as server:
+        held = half_a_request(server, bytes(60_000))
+        eventually(lambda: server.metric("bentoml_service_request_in_progress") == 1)
+        assert server.post("/predict", bytes(40_000)).code == "busy"
+        assert server.post("/predict", png()).status == 200
+        assert rest_of(held, bytes(60_000)).status == 400
+        held.close()
+
+
+def test_a_client_that_is_too_slow_is_cut_off_with_408(home: Path) -> None:
+    with Server(home, DIGITS_TIMEOUT="0.3") as server:
+        link = half_a_request(server, png())
+        assert answer_on(link).status == 408
+        link.close()
+
+
+def test_sigterm_lets_the_requests_under_way_finish_and_exits_with_0(home: Path) -> None:
+    with Server(home) as server:
+        link = half_a_request(server, png())
+        idle = server.connect()
+        idle.request("GET", "/livez")
+        idle.getresponse().read()
+        server.process.send_signal(signal.SIGTERM)
+        assert idle.sock.recv(1) == b""  # a worker that shuts down closes the connections that wait for nothing
+        assert rest_of(link, png()).status == 200
+        idle.close()
+        link.close()
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_killed_worker_comes_back_without_an_operator(home: Path) -> None:
+    with Server(home, DIGITS_WORKERS="2") as server:
+        eventually(lambda: len(server.workers()) == 2)
+        first = server.workers()
+        for worker in first:
+            os.kill(worker, signal.SIGKILL)
+
+        def back() -> bool:
+            try:
+                return server.post("/predict", png()).status == 200 and not set(first) & set(server.workers())
+            except OSError:
+                return False
+
+        eventually(back)
+
+
+class Load(threading.Thread):
+    """One client that asks on and on, over one connection as long as it lasts, and keeps what it was told."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.server, self.replies, self.failures, self.over = server, [], [], threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            for picture in pictures(4):
+                try:
+                    self.replies.append(self.server.post("/predict", picture))
+                except OSError as error:
+                    self.failures.append(error)
+
+
+def seen(load: list[Load]) -> set[str]:
+    return {reply.json["model"] for client in load for reply in client.replies[-4:] if reply.status == 200}
+
+
+def test_a_new_champion_takes_over_under_load_without_a_failed_request_and_the_old_one_comes_back(
+    tmp_path: Path,
+) -> None:
+    store(tmp_path, tiny_model(0), "1")
+    with Server(tmp_path, DIGITS_WORKERS="2", DIGITS_RELOAD_SECONDS="0.2") as server:
+        load = [Load(server) for _ in range(4)]
+        for client in load:
+            client.start()
+        eventually(lambda: seen(load) == {"digits:1"})
+        store(tmp_path, tiny_model(1), "2")
+        eventually(lambda: seen(load) == {"digits:2"})
+        store(tmp_path, b"no model", "3")  # one that can't be served changes nothing
+        eventually(lambda: server.log.count("staying with digits:v2") == 2)
+        assert seen(load) == {"digits:2"}
+        forget(tmp_path, "digits:v3")
+        forget(tmp_path, "digits:v2")
+        eventually(lambda: seen(load) == {"digits:1"})
+        for client in load:
+            client.over.set()
+        for client in load:
+            client.join()
+    assert [failure for client in load for failure in client.failures] == []
+    replies: list[Reply] = [reply for client in load for reply in client.replies]
+    assert {reply.status for reply in replies} == {200}
+    # What an answer says about its model is true: the same picture and model always give the same answer.
+    answers = {(reply.json["model"], reply.body) for reply in replies}
+    assert len(answers) == 2 * len(pictures(4))
+
+
+def test_a_model_named_in_the_settings_is_kept_whatever_is_added(tmp_path: Path) -> None:
+    store(tmp_path, tiny_model(0), "1")
+    with Server(tmp_path, DIGITS_MODEL="digits:v1", DIGITS_RELOAD_SECONDS="0.1") as server:
+        store(tmp_path, tiny_model(1), "2")
+        for _ in range(20):
+            assert server.post("/predict", png()).json["model"] == "digits:1"
+
+
+def test_a_bento_holds_the_model_it_was_built_with_and_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+    store(tmp_path, tiny_model(0), "1")
+    project = tmp_path / "project"
+    project.mkdir()
+    for part in ("digits", "ui", "deploy"):
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("service.py", "bentofile.yaml"):
+        shutil.copy(ROOT / part, project)
+    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
+    built = subprocess.run(
+        command, cwd=project, env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    tag = built.stdout.strip().removeprefix("__tag__:")
+    bento = tmp_path / "bentos" / tag.replace(":", "/")
+    assert "tag: digits:v1" in (bento / "bento.yaml").read_text()
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text().lower().split()
+    names = {line.split("==")[0] for line in requirements if "==" in line}
+    assert {"bentoml", "onnxruntime", "opencv-python-headless", "uvloop", "httptools"} <= names
+    assert not {"torch", "torchvision", "mlflow", "optuna", "onnx"} & names
+    assert not list((bento / "src").rglob("fit.py"))
+    store(tmp_path, tiny_model(1), "2")
+    with Server(tmp_path, what=tag, folder=tmp_path, DIGITS_RELOAD_SECONDS="0.1") as server:
+        assert server.post("/predict", png()).json["model"] == "digits:1"
+        assert server.get("/model").json["bento"] == tag
+
+
+@pytest.mark.skipif(not (ROOT / "ui" / "index.html").exists(), reason="there is no page yet")
+def test_the_page_comes_with_headers_that_allow_nothing_else(server: Server) -> None:
+    assert server.get("/").headers["location"] == "ui/"
+    page = server.get("/ui/")
+    assert page.status == 200
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    again = server.get("/ui/", **{"If-None-Match": page.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    for path in ("/ui/../service.py", "/ui/%2e%2e/service.py", "/ui/nothing.js"):
+        assert server.get(path).status == 404, path

@@ -1,0 +1,145 @@
+"""The model at work: what it accepts, what it decides, and what it refuses to load."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from digits.classifier import Classifier, ModelError
+from digits.imaging import Reading
+from tests.models import batch_length, tiny_model, witness_model
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(tiny_model(version="7"))
+
+
+def some_images(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 28, 28), np.uint8)
+
+
+def test_scores_are_one_distribution_a_row_whatever_the_batch(classifier: Classifier) -> None:
+    images = some_images(9)
+    probabilities, digitness = classifier.scores(images)
+    assert probabilities.shape == (9, 10)
+    assert probabilities.dtype == np.float32
+    assert digitness.shape == (9,)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(9), abs=1e-5)
+    for row, image in zip(probabilities, images, strict=True):
+        assert classifier.scores(image[None])[0][0] == pytest.approx(row, abs=1e-5)
+
+
+def test_no_pictures_give_no_scores(classifier: Classifier) -> None:
+    probabilities, digitness = classifier.scores(np.empty((0, 28, 28), np.uint8))
+    assert (probabilities.shape, digitness.shape) == ((0, 10), (0,))
+    assert classifier.classify([]) == []
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 28, 28), np.float32), np.zeros((28, 28), np.uint8), np.zeros((1, 28, 29), np.uint8)]
+)
+def test_other_shapes_and_types_are_refused_by_name(classifier: Classifier, images: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected uint8"):
+        classifier.scores(images)
+
+
+def decide(classifier: Classifier, rows: list[list[float]], digitness: list[float], **reading: bool) -> object:
+    images = np.zeros((len(rows), 28, 28), np.uint8)
+    return classifier.decide(Reading(images, **reading), np.array(rows, np.float32), np.array(digitness, np.float32))
+
+
+def row(digit: int, probability: float) -> list[float]:
+    return [probability if d == digit else (1 - probability) / 9 for d in range(10)]
+
+
+def test_the_candidate_with_the_best_product_is_chosen_and_the_first_of_equals(classifier: Classifier) -> None:
+    answer = decide(classifier, [row(3, 0.9), row(8, 0.8), row(1, 0.99)], [0.5, 0.9, 0.1])
+    assert (answer.chosen, answer.digit, answer.accepted) == (1, 8, True)
+    assert answer.probability == pytest.approx(0.8)
+    assert answer.probabilities[8] == answer.probability
+    assert decide(classifier, [row(3, 0.9), row(5, 0.9)], [0.7, 0.7]).chosen == 0
+
+
+def test_what_is_below_the_threshold_crowded_or_blank_is_not_accepted_but_answered(classifier: Classifier) -> None:
+    assert decide(classifier, [row(4, 0.9)], [0.9]).accepted
+    for answer in (
+        decide(classifier, [row(4, 0.9)], [0.5]),
+        decide(classifier, [row(4, 0.9)], [0.9], crowded=True),
+        decide(classifier, [row(4, 0.9)], [0.9], blank=True),
+    ):
+        assert not answer.accepted
+        assert answer.digit == 4
+
+
+def test_classify_calls_the_model_once_for_all_candidates_of_all_readings() -> None:
+    witness = Classifier(witness_model())
+    readings = [Reading(some_images(count)) for count in (1, 3, 2)]
+    answers = witness.classify(readings)
+    assert [batch_length(answer.probability) for answer in answers] == [6, 6, 6]
+
+
+def test_classify_gives_each_reading_its_own_candidates(classifier: Classifier) -> None:
+    readings = [Reading(some_images(6)[start:end]) for start, end in ((0, 1), (1, 4), (4, 6))]
+    together = classifier.classify(readings)
+    for reading, answer in zip(readings, together, strict=True):
+        alone = classifier.classify([reading])[0]
+        assert (alone.digit, alone.chosen) == (answer.digit, answer.chosen)
+        assert alone.probabilities == pytest.approx(answer.probabilities, abs=1e-5)
+
+
+def test_metadata_carry_threshold_and_version() -> None:
+    model = Classifier(tiny_model(threshold=0.25, version="12", run_id="r"))
+    assert (model.threshold, model.version, model.metadata["run_id"]) == (0.25, "12", "r")
+
+
+def test_a_model_without_metadata_still_has_a_name_of_its_own() -> None:
+    bare = onnx.load_from_string(tiny_model())
+    del bare.metadata_props[:]
+    content = bare.SerializeToString()
+    assert Classifier(content).version == Classifier(content).sha256[:12]
+    assert Classifier(content).threshold == 0.5
+
+
+@pytest.mark.parametrize("threshold", ["much", "nan", "1.5", "-1"])
+def test_a_threshold_that_is_no_share_is_refused(threshold: str) -> None:
+    model = onnx.load_from_string(tiny_model())
+    next(p for p in model.metadata_props if p.key == "threshold").value = threshold
+    with pytest.raises(ModelError, match="threshold"):
+        Classifier(model.SerializeToString())
+
+
+def altered(**shapes: list[object]) -> bytes:
+    """The small model with its input or an output declared otherwise."""
+    model = onnx.load_from_string(tiny_model())
+    for values in (model.graph.input, model.graph.output):
+        for index, value in enumerate(list(values)):
+            if value.name in shapes:
+                values[index].CopyFrom(helper.make_tensor_value_info(value.name, *shapes[value.name]))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no model",
+        tiny_model()[:500],
+        altered(images=[TensorProto.FLOAT, ["n", 28, 28]]),
+        altered(images=[TensorProto.UINT8, ["n", 32, 32]]),
+    ],
+)
+def test_what_is_no_model_of_this_kind_is_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(ModelError) as refused:
+        Classifier(content)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_softmax_over_the_batch_is_refused_because_its_rows_do_not_sum_to_one() -> None:
+    model = onnx.load_from_string(tiny_model())
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    softmax.attribute[0].i = 0
+    with pytest.raises(ModelError, match="sum to 1"):
+        Classifier(model.SerializeToString())

@@ -1,0 +1,224 @@
+"""What deploy/ promises: manifests against their official schemas, and every name in them against what it names."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from digits.settings import Settings, describe
+from tests.serving import Server, png
+
+PROJECT = Path(__file__).resolve().parents[1]
+DEPLOY = PROJECT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+OLDEST = "1.33"  # the oldest Kubernetes that is still supported, and so the one to be valid for
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    files = sorted(KUBERNETES.glob("*.yaml"))
+    return {file.stem: yaml.safe_load(file.read_text()) for file in files if file.stem != "kustomization"}
+
+
+def manifest(name: str) -> Any:
+    return manifests()[name]
+
+
+def matching_schema(name: str, file: Path) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", str(file)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", [name for name in manifests() if name != "servicemonitor"])
+def test_every_manifest_is_valid_for_its_kubernetes_schema(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    for version in (OLDEST, validate.latest_version()):
+        validate.validate(manifest(name), version, strict=True)
+
+
+def test_the_service_monitor_is_valid_for_the_prometheus_operators_schema() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        v1 = pytest.importorskip(
+            "cloudcoil.models.prometheus_operator.v1", reason="pip install cloudcoil-models-prometheus-operator"
+        )
+    given = manifest("servicemonitor")
+    understood = v1.ServiceMonitor.model_validate(given)
+    assert understood.model_dump(by_alias=True, exclude_unset=True, mode="json") == given  # nothing was ignored
+
+
+def test_the_kustomization_takes_in_every_manifest_but_the_worker() -> None:
+    named = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+    assert sorted(named) == sorted(f"{name}.yaml" for name in manifests() if name != "worker-job")
+
+
+@pytest.mark.parametrize("name", ["deployment", "worker-job"])
+def test_every_pod_keeps_the_restricted_security_standard_with_a_read_only_root(name: str) -> None:
+    pod = manifest(name)["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"].keys() == {"requests", "limits"}
+
+
+def test_every_selector_finds_the_pods_of_the_deployment() -> None:
+    template = manifest("deployment")["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert manifest("deployment")["spec"]["selector"]["matchLabels"] == labels
+    assert manifest("service")["spec"]["selector"] == labels
+    assert manifest("poddisruptionbudget")["spec"]["selector"]["matchLabels"] == labels
+    assert manifest("networkpolicy")["spec"]["podSelector"]["matchLabels"] == labels
+    assert template["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"] == labels
+    target = manifest("horizontalpodautoscaler")["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", manifest("deployment")["metadata"]["name"])
+    service = manifest("service")["metadata"]["labels"]
+    assert manifest("servicemonitor")["spec"]["selector"]["matchLabels"].items() <= service.items()
+
+
+def test_every_port_and_probe_is_one_that_the_service_has() -> None:
+    container = manifest("deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["ports"] == [{"name": "http", "containerPort": 3000}]
+    assert manifest("service")["spec"]["ports"][0]["targetPort"] == "http"
+    assert manifest("networkpolicy")["spec"]["ingress"][0]["ports"][0]["port"] == "http"
+    assert manifest("servicemonitor")["spec"]["endpoints"][0]["port"] == manifest("service")["spec"]["ports"][0]["name"]
+    probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    assert probes == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
+
+
+def test_every_setting_in_the_manifests_is_one_that_the_service_knows() -> None:
+    assert manifest("configmap")["data"].keys() <= describe().keys()
+    assert compose()["services"]["service"]["environment"].keys() <= describe().keys()
+    # A Service called digits would otherwise become DIGITS_PORT and others, which no setting is.
+    assert manifest("deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+def test_a_pod_and_a_container_are_given_longer_to_stop_than_a_request_may_take() -> None:
+    pod = manifest("deployment")["spec"]["template"]["spec"]
+    timeout = float(manifest("configmap")["data"]["DIGITS_TIMEOUT"])
+    asleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > timeout + asleep
+    assert int(compose()["services"]["service"]["stop_grace_period"].removesuffix("s")) > Settings().timeout
+
+
+def test_the_deployed_version_is_that_of_the_project() -> None:
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    assert kustomization["images"][0]["newTag"] == version
+    worker = manifest("worker-job")["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert worker.endswith(f":{version}")
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def test_the_compose_file_is_valid_for_the_compose_specification() -> None:
+    checked = matching_schema("compose-spec", DEPLOY / "compose.yaml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_foreign_image_of_the_compose_file_is_pinned_by_version() -> None:
+    images = [service["image"] for service in compose()["services"].values() if "digits" not in service["image"]]
+    assert images
+    assert [image for image in images if not re.search(r":v?\d+\.\d+", image)] == []
+
+
+def test_every_secret_of_the_compose_file_comes_from_the_environment() -> None:
+    secret = re.compile("PASSWORD|SECRET|ACCESS_KEY|API_KEY|_URI")
+    for name, service in compose()["services"].items():
+        for variable, value in service.get("environment", {}).items():
+            assert not secret.search(variable) or "${" in value, f"{name}: {variable}"
+    required = set(re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose.yaml").read_text()))
+    example = dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / ".env.example").read_text(), re.MULTILINE))
+    assert required <= example.keys()
+    assert {example[name] for name in required} == {""}  # an example of a secret is a secret that many have
+
+
+def test_every_container_of_the_compose_file_is_read_only_and_without_privileges() -> None:
+    for name, service in compose()["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+@pytest.mark.parametrize("workflow", sorted((PROJECT / ".github/workflows").glob("*.yml")), ids=lambda file: file.stem)
+def test_every_workflow_is_valid_for_githubs_schema(workflow: Path) -> None:
+    checked = matching_schema("github-workflows", workflow)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_mlflow_server_is_of_the_version_that_its_clients_are_of() -> None:
+    pinned = re.search(r"mlflow==(\S+)", (DEPLOY / "mlflow/Dockerfile").read_text())
+    allowed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    floor = next(re.search(r"mlflow>=([\d.]+)", line) for line in allowed if line.startswith("mlflow>="))
+    assert pinned
+    assert floor
+    assert pinned[1] == floor[1]
+
+
+@pytest.fixture(scope="module")
+def metrics(server: Server) -> str:
+    """/metrics of the real service, after a picture of each fate: accepted, not accepted, refused."""
+    fates = [server.post("/predict", png()), server.post("/predict", png(np.zeros((28, 28), np.uint8)))]
+    assert [fate.json["accepted"] for fate in fates] == [True, False]
+    assert server.post("/predict", b"no picture").status == 400
+    return server.get("/metrics").body.decode()
+
+
+def queries() -> list[tuple[str, str]]:
+    """(panel, PromQL) of the dashboard, Grafana's own variables filled in."""
+    panels = json.loads((DEPLOY / "grafana/dashboard.json").read_text())["panels"]
+    filled = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
+    return [(title, expr.replace("$__rate_interval", "5m").replace("$namespace", ".*")) for title, expr in filled]
+
+
+def selected(expression: str) -> dict[str, set[str]]:
+    """Metric names in a PromQL expression, each with the labels that the expression needs of it."""
+    parser = pytest.importorskip("promql_parser", reason="pip install promql-parser")
+    parser.parse(expression)  # raises ValueError where it is no PromQL
+    found: dict[str, set[str]] = {}
+    for name, matchers in re.findall(r"(\w+)\{([^}]*)\}", expression):
+        found.setdefault(name, set()).update(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+    grouped = {label.strip() for labels in re.findall(r"\bby \(([^)]*)\)", expression) for label in labels.split(",")}
+    for labels in found.values():
+        labels |= grouped
+        labels.discard("namespace")  # Prometheus adds it to what it scrapes
+    return found
+
+
+def test_every_dashboard_query_asks_for_metrics_and_labels_that_the_live_service_has(metrics: str) -> None:
+    live: dict[str, set[str]] = {}
+    for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? ", metrics, re.MULTILINE):
+        live.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    assert queries()
+    for title, expression in queries():
+        wanted = selected(expression)
+        assert wanted, f"{title}: {expression} selects nothing"
+        for name, labels in wanted.items():
+            assert name in live, f"{title} asks for {name}, which /metrics does not have"
+            assert labels <= live[name], f"{title} asks {name} for {labels - live[name]}"
+
+
+def test_the_dashboard_shows_every_metric_of_our_own(metrics: str) -> None:
+    ours = set(re.findall(r"^# TYPE (digits_\w+) ", metrics, re.MULTILINE))
+    shown = {re.sub("_(bucket|sum|count)$", "", name) for _, expression in queries() for name in selected(expression)}
+    assert ours
+    assert ours <= shown

@@ -1,0 +1,204 @@
+"""The HTTP front on its own, in this process: counted work, time limits, and errors of whatever is behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import prometheus_client
+import pytest
+from PIL import Image
+
+from digits import front as front_module
+from digits.classifier import Classifier
+from digits.exchange import Overloaded
+from digits.front import Front
+from digits.settings import Settings
+from digits.telemetry import Telemetry
+from tests.models import tiny_model
+from tests.serving import form, pictures, png
+
+HEADERS = [(b"content-type", b"image/png")]
+
+
+@dataclass(frozen=True)
+class Model:
+    classifier: Classifier
+    name: str = "digits:1"
+    provenance: Any = None
+
+
+@dataclass
+class Asked:
+    """An ASGI client: the status, headers and JSON of one request, given as messages."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def ask(
+    app: Front,
+    *chunks: bytes,
+    path: str = "/predict",
+    headers: list[tuple[bytes, bytes]] = HEADERS,
+    method: str = "POST",
+    stall: bool = False,
+) -> Asked:
+    waiting = list(chunks)
+    sent: list[Any] = []
+    headers = [*headers, (b"content-length", b"%d" % (sum(map(len, chunks)) + stall))]
+
+    async def receive() -> dict[str, Any]:
+        if not waiting and stall:
+            await asyncio.sleep(3600)
+        body = waiting.pop(0) if waiting else b""
+        return {"type": "http.request", "body": body, "more_body": bool(waiting) or stall}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return Asked(sent[0]["status"], dict(sent[0]["headers"]), body)
+
+
+Infer = Callable[[np.ndarray], Awaitable[Any]]
+
+
+@pytest.fixture
+def build() -> Callable[..., Front]:
+    """Makes a front whose model is called at once, without a queue, or with the `infer` given."""
+
+    def make(infer: Infer | None = None, **settings: Any) -> Front:
+        registry = prometheus_client.CollectorRegistry()
+        kinds = ("Counter", "Histogram", "Gauge")
+        client = SimpleNamespace(
+            **{kind: partial(getattr(prometheus_client, kind), registry=registry) for kind in kinds}
+        )
+        model = Model(Classifier(tiny_model()))
+
+        async def at_once(images: np.ndarray) -> Any:
+            return (*model.classifier.scores(images), model)
+
+        async def behind(scope: Any, receive: Any, send: Any) -> None:
+            raise AssertionError("nothing here belongs to the application behind")
+
+        telemetry = Telemetry(client, "digits", "digits", "1")
+        return Front(behind, infer or at_once, lambda: model, Settings(**settings), telemetry, frozenset())
+
+    return make
+
+
+def test_each_picture_is_decoded_once_and_scored_once(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, opened, scored = [], [], []
+    real_read, real_open = front_module.read, Image.open
+    monkeypatch.setattr(front_module, "read", lambda *args: read.append(1) or real_read(*args))
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(1) or real_open(*args, **kwargs))
+    model = Model(Classifier(tiny_model()))
+
+    async def infer(images: np.ndarray) -> Any:
+        scored.append(len(images))
+        return (*model.classifier.scores(images), model)
+
+    app = build(infer)
+    asyncio.run(ask(app, png()))
+    assert (len(read), scored) == (1, [1])
+    assert len(opened) <= 1
+    body, headers = form([("images", picture) for picture in pictures(40)])
+    kind = [(b"content-type", headers["Content-Type"].encode())]
+    reply = asyncio.run(ask(app, body, path="/predict_batch", headers=kind))
+    assert reply.status == 200
+    assert (len(read), sum(scored)) == (41, 41)
+    assert len(scored) <= 1 + 3  # 40 pictures, 16 together
+    assert len(opened) <= 41
+
+
+def test_a_model_that_takes_too_long_is_504_and_the_next_request_is_not_hurt(build: Callable[..., Front]) -> None:
+    async def never(images: np.ndarray) -> Any:
+        await asyncio.sleep(3600)
+
+    reply = asyncio.run(ask(build(never, timeout=0.1), png()))
+    assert (reply.status, reply.json["error"]["code"]) == (504, "timeout")
+
+
+def test_a_queue_that_turns_a_cancelled_wait_into_overload_still_means_504(build: Callable[..., Front]) -> None:
+    async def queue(images: np.ndarray) -> Any:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise Overloaded from None
+
+    assert asyncio.run(ask(build(queue, timeout=0.1), png())).status == 504
+
+
+def test_a_full_queue_is_503_with_retry_after(build: Callable[..., Front]) -> None:
+    async def full(images: np.ndarray) -> Any:
+        raise Overloaded
+
+    reply = asyncio.run(ask(build(full), png()))
+    assert (reply.status, reply.json["error"]["code"], reply.headers[b"retry-after"]) == (503, "busy", b"1")
+
+
+def test_a_fault_is_500_in_the_same_shape_and_tells_the_client_nothing_of_it(
+    build: Callable[..., Front], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(images: np.ndarray) -> Any:
+        raise RuntimeError("secret detail")
+
+    reply = asyncio.run(ask(build(broken), png()))
+    assert (reply.status, reply.json["error"]["code"]) == (500, "internal_error")
+    assert b"secret" not in reply.body
+
+
+def test_a_body_that_stalls_is_408(build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("digits.exchange.LINGER_SECONDS", 0.05)
+    reply = asyncio.run(ask(build(timeout=0.1), png()[:20], stall=True))
+    assert (reply.status, reply.json["error"]["code"]) == (408, "request_timeout")
+    assert reply.headers[b"connection"] == b"close"
+
+
+def test_nothing_stays_reserved_after_any_ending(build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("digits.exchange.LINGER_SECONDS", 0.05)
+    app = build(timeout=0.1, max_bytes=2000, max_batch_bytes=2000)
+
+    async def all_endings() -> list[int]:
+        whole = png()
+        return [
+            (await ask(app, whole)).status,
+            (await ask(app, whole[:50], whole[50:])).status,
+            (await ask(app, b"garbage")).status,
+            (await ask(app, bytes(3000))).status,
+            (await ask(app, whole, stall=True)).status,
+            (await ask(app, whole, headers=[(b"content-type", b"text/plain")])).status,
+            (await ask(app, whole, path="/predict_batch")).status,
+        ]
+
+    assert asyncio.run(all_endings()) == [200, 200, 400, 413, 408, 415, 415]
+    assert (app.gate.in_progress, app.gate.buffered) == (0, 0)
+
+
+def test_one_broken_decoder_is_that_picture_s_own_trouble(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(data: bytes, limits: Any) -> Any:
+        raise MemoryError if data == b"bomb" else front_module.ImageError("not_an_image", "no", 400)
+
+    monkeypatch.setattr(front_module, "read", read)
+    body, headers = form([("images", b"bomb"), ("images", b"other")])
+    kind = [(b"content-type", headers["Content-Type"].encode())]
+    results = asyncio.run(ask(build(), body, path="/predict_batch", headers=kind)).json["results"]
+    assert [result["error"]["code"] for result in results] == ["unusable_image", "not_an_image"]

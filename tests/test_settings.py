@@ -1,0 +1,63 @@
+"""Settings: what the environment may say."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from digits.settings import Settings, SettingsError, describe, load
+
+
+def test_nothing_set_means_the_defaults_and_other_variables_are_not_ours() -> None:
+    assert load({}) == load({"PATH": "/bin", "DIGITS_MODEL": "  "}) == Settings()
+
+
+def test_values_are_read_as_what_they_are() -> None:
+    got = load(
+        {
+            "DIGITS_MODEL": "digits:abc",
+            "DIGITS_MAX_BYTES": "5 MiB",
+            "DIGITS_TIMEOUT": "2.5",
+            "DIGITS_WORKERS": "3",
+            "DIGITS_CORS_ORIGINS": "https://a.example, http://localhost:8080",
+            "DIGITS_ACCESS_LOG": "all",
+        }
+    )
+    assert (got.model, got.max_bytes, got.timeout, got.workers) == ("digits:abc", 5 * 2**20, 2.5, 3)
+    assert got.cors_origins == ("https://a.example", "http://localhost:8080")
+    assert load({"DIGITS_WORKERS": "auto"}).workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORKERS", "two"),
+        ("WORKERS", "-1"),
+        ("WORKERS", "1.5"),
+        ("TIMEOUT", "0"),
+        ("TIMEOUT", "nan"),
+        ("TIMEOUT", "inf"),
+        ("MAX_BYTES", "1 parsec"),
+        ("MAX_BATCH_SIZE", "1"),
+        ("MODEL", "digits: latest"),
+        ("CORS_ORIGINS", "example.org"),
+        ("ACCESS_LOG", "yes"),
+        ("MAX_BYTE", "1"),
+        ("MAX_BUFFERED_BYTES", "1m"),
+    ],
+)
+def test_a_wrong_value_or_name_is_one_line_that_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({f"DIGITS_{name}": value})
+    assert f"DIGITS_{name}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_key_is_never_shown() -> None:
+    assert "s3cret" not in repr(load({"DIGITS_API_KEY": "s3cret"}))
+
+
+def test_every_setting_is_described() -> None:
+    assert set(describe()) == {f"DIGITS_{field.name.upper()}" for field in fields(Settings)}
+    assert all(describe().values())
