@@ -1,11 +1,13 @@
-"""Which commit this source is of: a git checkout or a release archive in, one line out."""
+"""Which commit this source is of: a git checkout or a release archive in, one line out.
+
+By itself, without pipelines/: it is imported inside the image too, as part of what describes the image.
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
-
-from pipelines.provenance import git
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +19,13 @@ def source_revision() -> str:
     """
     if (PROJECT / "REVISION").is_file():
         return (PROJECT / "REVISION").read_text().strip()
-    found = git()
-    if found["git_commit"] == "unknown":
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if _git("status", "--porcelain") else commit
+    except (OSError, subprocess.CalledProcessError):
         return os.environ.get("SOURCE_REVISION", "unknown")
-    return found["git_commit"] + ("-dirty" if found["git_dirty"] == "true" else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

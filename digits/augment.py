@@ -90,14 +90,20 @@ def erode(pictures: Tensor) -> Tensor:
 
 
 def background(pictures: Tensor, generator: Generator) -> Tensor:
-    """A smooth uneven light behind the ink, from one blob across the picture to stains of a few pixels."""
+    """An uneven light, of any fineness from one blob to stains of a few pixels, in front of the ink or behind it."""
     count = len(pictures)
-    cells = int(torch.randint(2, 9, (), generator=generator, device=generator.device))
-    light = F.interpolate(
-        _uniform(generator, count, 1, cells, cells), size=(SIZE, SIZE), mode="bicubic", align_corners=True
-    )
-    level = _uniform(generator, count, 1, 1)
-    return pictures + (light.squeeze(1) - pictures) * level * _uniform(generator, count, 1, 1).sqrt()
+    light = torch.zeros_like(pictures)
+    for fineness in ((2, 5), (4, 13)):
+        cells = int(torch.randint(*fineness, (), generator=generator, device=generator.device))
+        layer = F.interpolate(
+            _uniform(generator, count, 1, cells, cells), size=(SIZE, SIZE), mode="bicubic", align_corners=True
+        )
+        light += layer.squeeze(1) * _uniform(generator, count, 1, 1)
+    light = light / light.amax(dim=(1, 2), keepdim=True)
+    # Ink keeps at least a fifth of its contrast.
+    level = 0.8 * _uniform(generator, count, 1, 1).sqrt()
+    behind = torch.maximum(pictures, light * level)
+    return torch.where(_uniform(generator, count, 1, 1) < 0.3, behind, torch.lerp(pictures, light, level))
 
 
 def contrast(pictures: Tensor, generator: Generator) -> Tensor:
@@ -136,13 +142,14 @@ def noise(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def specks(pictures: Tensor, generator: Generator) -> Tensor:
-    """Pixels or small spots set to any grey, up to a third of all."""
+    """Pixels, or spots and splashes of a few pixels, set to any grey, up to a third of all."""
     count = len(pictures)
-    share = 0.35 * _uniform(generator, count, 1, 1).square() + 0.01
+    share = 0.35 * _uniform(generator, count, 1, 1).pow(1.5) + 0.01
     fine = _uniform(generator, count, SIZE, SIZE)
-    coarse = F.interpolate(_uniform(generator, count, 1, 14, 14), size=(SIZE, SIZE), mode="bilinear").squeeze(1)
+    cells = int(torch.randint(8, 20, (), generator=generator, device=generator.device))
+    coarse = F.interpolate(_uniform(generator, count, 1, cells, cells), size=(SIZE, SIZE), mode="bilinear").squeeze(1)
     coarse = (coarse - 0.5) * 1.6 + 0.5
-    field = torch.where(_uniform(generator, count, 1, 1) < 0.6, fine, coarse)
+    field = torch.where(_uniform(generator, count, 1, 1) < 0.5, fine, coarse)
     two_tone = _uniform(generator, count, SIZE, SIZE).round()
     one_tone = _uniform(generator, count, 1, 1).expand_as(field)
     return torch.where(field < share, torch.where(_uniform(generator, count, 1, 1) < 0.6, two_tone, one_tone), pictures)
@@ -202,7 +209,8 @@ def hollow(pictures: Tensor, generator: Generator) -> Tensor:
     outer = torch.where(_uniform(generator, count, 1, 1) < 0.5, dilate(pictures), pictures)
     outline = (outer - torch.minimum(inner, outer)) * (1 + 1.5 * _uniform(generator, count, 1, 1))
     gradient = dilate(pictures) - erode(pictures)
-    outline = torch.where(_uniform(generator, count, 1, 1) < 0.4, gradient, outline).clamp(0, 1)
+    outline = torch.where(_uniform(generator, count, 1, 1) < 0.4, gradient, outline)
+    outline = (outline / outline.amax(dim=(1, 2), keepdim=True).clamp(min=0.05)).clamp(0, 1)
     crisp = (outline > 0.25 + 0.4 * _uniform(generator, count, 1, 1)).to(outline.dtype)
     outline = torch.where(_uniform(generator, count, 1, 1) < 0.5, crisp, outline)
     return torch.lerp(outline, pictures, 0.3 * _uniform(generator, count, 1, 1).square())
@@ -261,20 +269,20 @@ def coarsen(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 DISTURBANCES: tuple[tuple[Callable[[Tensor, Generator], Tensor], float], ...] = (
-    (background, 0.10),
-    (contrast, 0.09),
+    (background, 0.13),
+    (contrast, 0.07),
     (invert, 0.04),
-    (invert_region, 0.09),
-    (noise, 0.09),
-    (specks, 0.07),
-    (blur, 0.06),
+    (invert_region, 0.08),
+    (noise, 0.08),
+    (specks, 0.10),
+    (blur, 0.05),
     (smear, 0.07),
-    (scatter, 0.07),
-    (hollow, 0.08),
-    (strokes, 0.11),
-    (occlude, 0.03),
+    (scatter, 0.08),
+    (hollow, 0.07),
+    (strokes, 0.13),
+    (occlude, 0.02),
     (coarsen, 0.02),
-    (displace, 0.08),
+    (displace, 0.06),
 )
 
 

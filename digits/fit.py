@@ -52,7 +52,7 @@ class Recipe:
     label_smoothing: float = 0.05
     batch_size: int = 512
     strength: float = 1.0
-    disturbed: float = 0.45
+    disturbed: float = 0.5
     photographs: float = 0.18
     outliers: float = 0.08
 

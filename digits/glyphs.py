@@ -73,12 +73,15 @@ def any_of(characters: str, fonts: tuple[str, ...], rng: np.random.Generator) ->
 
 
 def word(rng: np.random.Generator) -> Bytes:
-    """Two to seven letters in a row, or two rows, with a capital at times."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
+    """Two to seven letters in a row, or two rows, in small or capital letters.
+
+    Of the unmistakable letters only, since imaging may pick a single one of them.
+    """
 
     def row() -> str:
-        text = "".join(letters[i] for i in rng.integers(26, size=rng.integers(2, 8)))
-        return text.capitalize() if rng.random() < 0.3 else text.upper() if rng.random() < 0.3 else text
+        capitals = rng.random() < 0.3
+        letters = [c for c in LATIN if c.isupper() == capitals]
+        return "".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(2, 8)))
 
     text = row() if rng.random() < 0.8 else row() + "\n" + row()
     face = LATIN_FONTS[rng.integers(len(LATIN_FONTS))]

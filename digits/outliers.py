@@ -187,7 +187,7 @@ def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> By
             square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture, rng
         )
         # Imaging may rightly have picked one of them: then it is a digit, and no outlier.
-        if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.7:
+        if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.6:
             return candidate
     corners = [images[i] for i in rng.integers(len(images), size=4)]
     square = np.vstack([np.hstack(corners[:2]), np.hstack(corners[2:])])

@@ -211,7 +211,8 @@ class Summary:
         """The closing lines: counts, accuracy and confusion where labels are known, what could not be read."""
         readable = self.pictures - self.unreadable
         lines = [
-            f"{self.pictures:,} pictures: {readable - self.refused:,} accepted, {self.refused:,} refused, {self.unreadable:,} unreadable"
+            f"{self.pictures:,} pictures: {readable - self.refused:,} accepted, {self.refused:,} refused,"
+            f" {self.unreadable:,} unreadable"
         ]
         if self.labelled:
             low, high = self.interval()

@@ -33,8 +33,8 @@ def write(training_run: str, report_run: str | None) -> str:
         _results(report_run),
         "## Data",
         f"- {_data(tags)}, fingerprint `{tags.get('fingerprint', 'unknown')[:16]}`",
-        f"- {params.get('photographs', '?')} synthetic photographs of training digits, {params.get('outliers', '?')} pictures "
-        "of no digit",
+        f"- {params.get('photographs', '?')} synthetic photographs of training digits, "
+        f"{params.get('outliers', '?')} pictures of no digit",
         "- chosen and calibrated on validation pictures; the test pictures were read once, at the end",
         "## Training",
         f"- {params.get('epochs', '?')} epochs, seed {params.get('seed', '?')}, run `{training_run}`",

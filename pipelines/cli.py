@@ -1,4 +1,4 @@
-"""`digits`: answers for picture files, and where a registered model comes from; words in, lines and an exit status out."""
+"""`digits`: answers for picture files, and where a model comes from; words in, lines and an exit status out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def _predict(asked: argparse.Namespace) -> int:
     """Prints a line for each file as it is answered, and what they come to."""
     from pipelines import chosen, inputs, reader
-    from pipelines.answers import ERROR, Summary
+    from pipelines.answers import Summary
     from pipelines.predict import cores
 
     only = asked.files[0]
@@ -95,7 +95,7 @@ def _provenance(asked: argparse.Namespace) -> int:
 
 
 def provenance(asked: str) -> dict[str, Any]:
-    """From a version to everything it is made of: run, parameters, data, commit, libraries, file, store. Raises UserError."""
+    """From a version to all it is made of: run, parameters, data, commit, libraries, file, store. Raises UserError."""
     from mlflow import MlflowClient
 
     from pipelines import registry, store, tracking

@@ -92,7 +92,7 @@ def _parents() -> list[str]:
 
 def fetch_model(trained: dict[str, str]) -> bytes:
     """model.onnx of a logged model. Raises UserError where it is not the file that was registered."""
-    path = Path(mlflow.artifacts.download_artifacts(f"models:/{trained['model_id']}/model.onnx"))
+    path = Path(mlflow.artifacts.download_artifacts(f"models:/{trained['model_id']}")) / "model.onnx"
     content = path.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
     if actual != trained["sha256"]:

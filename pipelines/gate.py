@@ -91,5 +91,6 @@ def compare(name: str, first: NDArray[np.generic], second: NDArray[np.generic]) 
         counts, others = first.astype(np.int64), second.astype(np.int64)
         gain = float(np.mean(counts - others))
         p = 1.0 if np.array_equal(counts, others) else float(wilcoxon(counts, others).pvalue)
-        words = f"{counts.mean():.2f} against {others.mean():.2f} times right for each of {len(counts):,} digits (Wilcoxon p = {p:.3g})"
+        means = f"{counts.mean():.2f} against {others.mean():.2f} times right"
+        words = f"{means} for each of {len(counts):,} digits (Wilcoxon p = {p:.3g})"
     return f"{name.replace('_', ' ')}: {words}", p, gain

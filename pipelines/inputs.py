@@ -1,5 +1,5 @@
-"""Which pictures are meant: a folder, a zip file, a pattern or files come in; their names in a fixed order, their labels
-where they have any, and a way to read them go out.
+"""Which pictures are meant: a folder, a zip file, a pattern or files come in; their names in a fixed order, labels where
+they have any, and a way to read them go out.
 
 Names are relative to the folder, to the zip file or to the fixed part of the pattern, so that the same pictures have
 the same names however they are given.
@@ -113,7 +113,7 @@ def _pattern(pattern: str) -> Listing:
     source = Source(str(root))
     found = [
         PurePosixPath(name).as_posix()
-        for name in glob.glob(rest, root_dir=root, recursive=True)
+        for name in glob.glob(rest, root_dir=root, recursive=True)  # noqa: PTH207  (Path.glob differs by Python version)
         if (root / name).is_file()
     ]
     beside = [LABELS] if (root / LABELS).is_file() else []
@@ -122,7 +122,7 @@ def _pattern(pattern: str) -> Listing:
 
 
 def _with_labels(source: Source, found: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """The pictures among the files found, by their names' endings, and the labels that their folders or a labels.csv give."""
+    """The pictures among the files found, by their names' endings, and what their folders or a labels.csv say."""
     files = {name for name in found if not name.startswith("__MACOSX/")}
     names = [
         name

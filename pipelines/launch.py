@@ -9,15 +9,18 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
+HERE = Path(__file__).resolve().parent.parent
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,7 +36,7 @@ def run(words: Sequence[str]) -> int:
         step, parameters = check(words)
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        discard(launcher, "FAILED")
+        release(launcher, "FAILED")
         return WRONG_PARAMETER
     listen()
     if launcher:
@@ -54,10 +57,10 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
     from pipelines import tracking
     from pipelines.errors import UserError, explain
 
-    status, code = "FAILED", 1
+    status, code, adopted = "FAILED", 1, False
     try:
         tracking.connect()
-        tracking.adopt(launcher, experiment)
+        adopted = tracking.adopt(launcher, experiment)
         importlib.import_module(f"pipelines.{step}").run(parameters)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:
@@ -72,17 +75,15 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
             code = error.status
     finally:
         deafen()
-        tracking.release(launcher, status)
+        if not adopted:
+            release(launcher, status)
     return code
 
 
-def discard(launcher: str | None, status: str) -> None:
-    """Leaves no run behind for a command that never began."""
-    if launcher is None:
-        return
-    from pipelines import tracking
-
-    tracking.release(launcher, status)
+def release(launcher: str | None, status: str) -> None:
+    """Ends the run that `mlflow run` made, after MLflow's last word on it. See pipelines.tidy."""
+    if launcher is not None:
+        subprocess.Popen([sys.executable, "-m", "pipelines.tidy", launcher, str(os.getppid()), status], cwd=HERE)
 
 
 def listen() -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import mlflow
+from mlflow.data.numpy_dataset import from_numpy
 
 from digits.data import Data, Split
 from digits.fit import EpochReport
@@ -37,7 +38,7 @@ def log_start(data: Data, parameters: Parameters) -> None:
 
 def log_input(split: Split, data: Data, context: str) -> None:
     """The split as a data set that MLflow shows; its digest is of our fingerprint, not of a sample as MLflow's."""
-    dataset = mlflow.data.from_numpy(
+    dataset = from_numpy(
         split.images[:1], targets=split.labels[:1], name=f"{data.name} {context}", digest=data.fingerprint[:8]
     )
     mlflow.log_input(dataset, context, {"pictures": str(len(split)), "fingerprint": data.fingerprint})

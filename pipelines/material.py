@@ -1,4 +1,4 @@
-"""What a model learns from and is chosen on: digits, synthetic photographs of them, pictures of none. Made once, cached."""
+"""What a model learns from and is chosen on: digits, synthetic photographs, pictures of no digit. Cached."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def photographs_of(digits: Split, count: int, seed: int, label: str) -> Split:
 def outliers_of(
     digits: Split, count: int, seed: int, label: str, kinds: tuple[str, ...] = ()
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pictures uint8 (count, 28, 28) that are no single digit, and the kind of each; by default of the training kinds."""
+    """Pictures uint8 (count, 28, 28) that are no single digit, and the kind of each; by default kinds to train on."""
 
     def make() -> Arrays:
         chosen = {"kinds": kinds} if kinds else {}

@@ -200,7 +200,9 @@ class Promote(_Promotion):
 class Predict(Parameters):
     """Answers for many pictures, without a server."""
 
-    input: str = Field(min_length=1, description="pictures: a folder, a zip file, a picture or a pattern ('pictures/*.jpg')")
+    input: str = Field(
+        min_length=1, description="pictures: a folder, a zip file, a picture or a pattern ('pictures/*.jpg')"
+    )
     output: str = Field("answers.csv", pattern=r"\.(csv|parquet)$", description="file of answers, .csv or .parquet")
     model: str = Field(
         "champion", min_length=1, description="champion, digits/3, a tag of the BentoML store or a path to model.onnx"

@@ -40,7 +40,7 @@ Original = Path | bytes | Images  # a file, its bytes, or a 28×28 picture
 
 @dataclass(frozen=True)
 class Answers:
-    """One set of n pictures, answered: labels, accepted (n,), probabilities (n, 10), originals and what the model saw."""
+    """One set of n pictures, answered: labels and accepted (n,), probabilities (n, 10), originals, what was seen."""
 
     name: str
     group: str
@@ -225,7 +225,7 @@ def _decided(
 
 
 def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Row]:
-    """Refused share of each kind, and AUROC against the clean test digits, for kinds trained on and kinds never seen."""
+    """Refused share of each kind, and AUROC against the clean test digits; kinds trained on and kinds never seen."""
     _, digitness = _scores(classifier, np.asarray(clean.seen))
     true_scores = digitness * clean.probabilities.max(axis=1)
     rows = []

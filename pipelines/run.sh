@@ -1,6 +1,11 @@
 #!/bin/sh
 # Runs `python -m pipelines "$@"` with the interpreter of the environment that `mlflow run` itself runs in, whether or
 # not that environment is activated: MLflow starts commands with the user's PATH and does not say where it came from.
+
+# glibc gives large blocks back after each use, and a training step then spends a tenth of its CPU time on page faults
+# (115 ms of system time a step, 19 with these two). Other C libraries ignore them.
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-8589934592}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
+
 caller=$PPID
 if [ -r "/proc/$caller/cmdline" ]; then
   program=$(tr '\0' '\n' <"/proc/$caller/cmdline" | sed -n 1p)

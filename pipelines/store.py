@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import bentoml
-import yaml
+import yaml  # type: ignore[import-untyped]
 from bentoml.exceptions import NotFound
 from mlflow.entities.model_registry import ModelVersion
 
@@ -54,7 +54,7 @@ def import_version(version: ModelVersion) -> bentoml.Model:
     """`bentoml.mlflow.import_model` with where it comes from as metadata."""
     tags = version.tags
     facts = {**tags, "run_id": version.run_id, "dirty": tags.get("git_dirty", "unknown")}
-    return bentoml.mlflow.import_model(
+    imported: bentoml.Model = bentoml.mlflow.import_model(
         tag_of(version),
         f"models:/{registry.MODEL}/{version.version}",
         signatures={"predict": {"batchable": True}},
@@ -65,6 +65,7 @@ def import_version(version: ModelVersion) -> bentoml.Model:
             **{f"trained_with_{name}": number for name, number in provenance.libraries().items()},
         },
     )
+    return imported
 
 
 def _stored(tag: str) -> bentoml.Model | None:

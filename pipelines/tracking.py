@@ -6,10 +6,9 @@ import json
 import logging
 import os
 import socket
-import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,34 +60,13 @@ def _artifacts() -> str | None:
     return (FOLDER / "artifacts").resolve().as_uri()
 
 
-def adopt(launcher: str | None, experiment: str | None) -> None:
-    """Takes note of the run that `mlflow run` made: it becomes the step's own where it is in our experiment."""
+def adopt(launcher: str | None, experiment: str | None) -> bool:
+    """Takes note of the run that `mlflow run` made. Whether it is in our experiment, and so becomes the step's own."""
     global _adopted
-    _adopted = None
-    if launcher is None:
-        return
-    if experiment == experiment_id():
-        _adopted = launcher
-    else:
+    _adopted = launcher if launcher is not None and experiment == experiment_id() else None
+    if launcher is not None and _adopted is None:
         write_json(LAUNCHED / f"{launcher}.json", {"process": process()})
-
-
-def release(launcher: str | None, status: str) -> None:
-    """Ends the run that `mlflow run` made, and puts it in the bin unless a step has made it its own."""
-    if launcher is None:
-        return
-    client = MlflowClient()
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:  # MLflow's own last word on the run; it fails on a run that is in the bin
-        if "mlflow.project.backend" in client.get_run(launcher).data.tags:
-            break
-        time.sleep(0.05)
-    run = client.get_run(launcher)
-    if run.info.status == "RUNNING":
-        client.set_terminated(launcher, status)
-    if "kind" not in run.data.tags:
-        client.delete_run(launcher)
-    (LAUNCHED / f"{launcher}.json").unlink(missing_ok=True)
+    return _adopted is not None
 
 
 def process() -> str:
@@ -115,10 +93,10 @@ def _close_what_is_dead() -> None:
             client.set_terminated(run.info.run_id, "KILLED")
     for note in LAUNCHED.glob("*.json"):
         if is_dead(json.loads(note.read_text())["process"]):
-            try:
-                release(note.stem, "KILLED")
-            except MlflowException:  # of another database
-                note.unlink(missing_ok=True)
+            with suppress(MlflowException):  # of another database, or in the bin already
+                client.set_terminated(note.stem, "KILLED")
+                client.delete_run(note.stem)
+            note.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def test_the_ink_of_a_shot_is_where_the_picture_differs_from_its_ground() -> Non
 def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() -> None:
     def found(hardness: float) -> float:
         alike = []
-        for seed in range(40):
+        for seed in range(30):
             shot = shoot(field_of(IMAGES[seed % 30]), np.random.default_rng(seed), hardness)
             alike.append(likeness(imaging.interpret(shot.picture).images, reference(shot.ink)).max())
         return float(np.mean(np.array(alike) >= RECOGNISABLE))
@@ -67,15 +67,15 @@ def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() ->
 
 
 def test_photographs_come_back_through_imaging_as_the_digits_they_were_made_of() -> None:
-    made = make_photographs(IMAGES, LABELS, 60, seed=3, hardness=(0.0, 0.4))
-    templates = np.stack([digit(label, seed) for label in range(10) for seed in range(100, 130)])
-    votes = [int(likeness(templates, image).argmax()) // 30 for image in made.images]
+    made = make_photographs(IMAGES, LABELS, 40, seed=3, hardness=(0.0, 0.4))
+    templates = np.stack([digit(label, seed) for label in range(10) for seed in range(100, 120)])
+    votes = [int(likeness(templates, image).argmax()) // 20 for image in made.images]
     assert np.mean(np.array(votes) == made.labels) > 0.5  # nearest template among ten classes: chance is 0.1
 
 
 def test_a_training_set_has_the_shape_and_labels_it_promises() -> None:
-    made = make_photographs(IMAGES, LABELS, 50, seed=1)
-    assert made.images.shape == (50, 28, 28)
+    made = make_photographs(IMAGES, LABELS, 30, seed=1)
+    assert made.images.shape == (30, 28, 28)
     assert made.images.dtype == np.uint8
     assert made.labels.dtype == np.int64
     assert set(made.labels.tolist()) <= set(range(10))

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 from bentoml.images import Image
 
-PROJECT = Path(__file__).resolve().parents[2]
+from deploy.revision import PROJECT, source_revision
 
 # A build that needs a private index says `bentoml containerize digits:latest --opt build-arg=UV_DEFAULT_INDEX=…`.
 # Arguments end with the stage that declares them: neither the image nor its history shows them.
@@ -66,8 +66,6 @@ class ServingImage(Image):
 
 def image_labels(models: tuple[str, ...]) -> dict[str, str]:
     """Labels with the names of the OCI image specification, and the tags of the models that are built in."""
-    from deploy.revision import source_revision  # only a build needs it, and only there it is to be found
-
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     return {
         "org.opencontainers.image.title": "Digits",

@@ -1,0 +1,69 @@
+# make train · make test · make serve: the commands a newcomer needs. Everything runs in .venv, which is made when needed.
+#   make train ARGS="-P epochs=1 -P trials=2"     parameters of `mlflow run .`; pipelines/parameters.py has them all
+PYTHON ?= python3
+ARGS ?= -P epochs=20
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := deploy/requirements/dev.txt
+READY := $(VENV)/.ready
+JOBS ?= 2
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: train test serve ui image image-test bench bench-train bench-imaging fuzz docs dist clean help
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+
+# The stamp is newer than what it was installed from, so a second call installs nothing.
+$(READY): pyproject.toml $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); PyTorch is large, this takes some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[train,dev]'
+	@touch $@
+
+train: $(READY)  ## fetch MNIST, tune, train, evaluate, register, promote, import
+	@$(BIN)/mlflow run . $(ARGS)
+
+test: $(READY)  ## ruff, mypy, pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
+
+serve: $(READY)  ## the service on http://localhost:3000
+	@$(BIN)/bentoml serve service:svc
+
+ui: $(READY)  ## MLflow's pages on http://localhost:5000
+	@$(BIN)/mlflow ui
+
+image: $(READY)  ## bentoml build and bentoml containerize
+	$(BIN)/bentoml build
+	$(BIN)/bentoml containerize digits:latest -t digits:latest -t digits:$(VERSION)
+
+image-test: $(READY)  ## build the image, run it hardened, look
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash deploy/oci/with_engine.sh $(BIN)/pytest -n 0 tests/e2e/test_image.py; \
+	status=$$?; if [ $$status = 77 ]; then echo "image-test: skipped, the reason is above"; else exit $$status; fi
+
+bench: $(READY)  ## the service beside its peers; needs wrk; results go to docs/benchmarks
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[train,dev,bench]'
+	$(BIN)/python -m benchmarks.bench $(ARGS_BENCH)
+
+bench-train: $(READY)  ## our training loop beside the plain one
+	$(BIN)/python -m benchmarks.bench_train
+
+bench-imaging: $(READY)  ## milliseconds a picture, by kind
+	$(BIN)/python -m benchmarks.bench_imaging
+
+fuzz: $(READY)  ## 20,000 damaged pictures and requests
+	DIGITS_FUZZ=20000 $(BIN)/pytest -n 0 tests/e2e/test_fuzz.py
+
+docs: $(READY)  ## the documentation as pages, in site/
+	$(BIN)/mkdocs build --strict
+
+dist: $(READY)  ## the source as a tarball and a zip, in dist/
+	$(BIN)/python -m deploy.dist
+
+clean:  ## what the tools left behind; neither models nor runs
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info

@@ -1,0 +1,156 @@
+"""An ink map with the printed lines of a page in it comes in; the same map without them goes out, the handwriting whole.
+
+A ruling crosses the page, is straight or slightly bent, and is thinner or paler than the pen. As in the removal of
+staff lines from music (Dalitz et al., 2008) it is taken away only where nothing thicker or darker crosses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+STRIPS = 16  # the page is cut into this many strips across the lines
+SLOPES = np.linspace(-0.16, 0.16, 33)  # about 9 degrees to either side
+PRESENT = 0.72  # the share of strips in which a ruling must be seen
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """One line: its row for each column (float32 (w,)), its thickness in pixels and how dark it is on the ink map."""
+
+    rows: Floats
+    thickness: float
+    level: float
+
+
+def find_rulings(ink: Floats) -> list[Ruling]:
+    """The roughly horizontal printed lines of an ink map (h, w). For the vertical ones give the map transposed."""
+    height, width = ink.shape
+    if height < 48 or width < 48:
+        return []
+    reach = max(5, height // 28) | 1
+    profile = cv2.resize(ink, (STRIPS, height), interpolation=cv2.INTER_AREA)
+    slab = np.ones((reach, 1), np.uint8)
+    ridge = profile - cv2.morphologyEx(profile, cv2.MORPH_OPEN, slab)  # what is thinner than `reach`
+    noise = float(np.median(ridge)) + 1.5
+    strong = max(float(np.percentile(ridge, 90)), noise)
+    capped = np.minimum(ridge, strong)  # a heavy stroke in one strip must not outweigh a pale line in all
+    middle = (np.arange(STRIPS) + 0.5) / STRIPS * width
+    best, shift = -1.0, np.zeros(STRIPS, np.int64)
+    rows = np.arange(height)[:, None]
+    for slope in SLOPES:
+        offset = np.rint(slope * (middle - width / 2)).astype(np.int64)
+        total = capped[np.clip(rows + offset, 0, height - 1), np.arange(STRIPS)].sum(1)
+        total = total - cv2.blur(total[:, None], (1, 2 * reach + 1))[:, 0]
+        score = float((np.maximum(total, 0) ** 2).sum())
+        if score > best:
+            best, shift = score, offset
+    straight = ridge[np.clip(rows + shift, 0, height - 1), np.arange(STRIPS)]
+    slack = max(1, height // 150)
+    wide = cv2.dilate(straight, np.ones((2 * slack + 1, 1), np.uint8))
+    present = (wide > 2 * noise).mean(1)
+    strength = np.median(wide, axis=1)
+    found: list[Ruling] = []
+    order = np.argsort(-strength * (present >= PRESENT))
+    free = np.ones(height, bool)
+    for row in order[: 4 * height // reach]:
+        if present[row] < PRESENT:
+            break
+        if not free[row]:
+            continue
+        free[max(0, row - reach // 2 - slack) : row + reach // 2 + slack + 1] = False
+        ruling = _trace(ridge, straight, shift, int(row), slack, 2 * noise, middle, width)
+        if ruling is not None:
+            found.append(ruling)
+    return found
+
+
+def _trace(
+    ridge: Floats,
+    straight: Floats,
+    shift: NDArray[np.int64],
+    row: int,
+    slack: int,
+    floor: float,
+    middle: NDArray[np.float64],
+    width: int,
+) -> Ruling | None:
+    """Follows one line through the strips, from its row in the sheared map."""
+    height = len(ridge)
+    low, high = max(0, row - slack - 1), min(height, row + slack + 2)
+    window = straight[low:high]
+    peak = window.max(0)
+    level = float(np.median(peak))
+    # A line is as dark everywhere; a stroke that happens to lie along it is darker, a gap paler.
+    alike = (peak > max(floor, 0.4 * level)) & (peak < 2.5 * level + floor)
+    if alike.mean() < 0.6 or (peak > floor).mean() < PRESENT:
+        return None
+    where = low + (window * np.arange(low - low, high - low)[:, None]).sum(0) / np.maximum(window.sum(0), 1e-6)
+    rows = where + shift
+    degree = 2 if alike.sum() > 8 else 1
+    curve = np.polynomial.Polynomial.fit(middle[alike], rows[alike], degree)
+    residual = np.abs(curve(middle[alike]) - rows[alike])
+    if float(np.median(residual)) > slack:
+        return None
+    around = straight[max(0, row - 6) : row + 7]
+    thickness = float(np.median(around.sum(0) / np.maximum(peak, 1e-6)))
+    return Ruling(curve(np.arange(width)).astype(np.float32), max(1.0, thickness), level)
+
+
+def trustworthy(rulings: list[Ruling], height: int) -> bool:
+    """Whether lines repeat as printed ones do; one or two alone may be strokes or the page's edge."""
+    if len(rulings) < 3:
+        return False
+    middle = np.sort([float(r.rows[len(r.rows) // 2]) for r in rulings])
+    gaps = np.diff(middle)
+    unit = float(np.median(gaps))
+    multiple = gaps / max(unit, 1)
+    return bool(np.mean(np.abs(multiple - np.rint(multiple)) < 0.2) >= 0.6) and unit < height / 2
+
+
+def erase(ink: Floats, rulings: list[Ruling]) -> Floats:
+    """The ink map without these horizontal lines; where a stroke crosses or covers a line it stays as it was."""
+    if not rulings:
+        return ink
+    height, width = ink.shape
+    columns = np.arange(width)
+    band = np.zeros((height, width), np.uint8)
+    level = np.zeros((height, width), np.float32)
+    thickness = float(np.median([r.thickness for r in rulings]))
+    for ruling in rulings:
+        half = max(1, round(ruling.thickness / 2 + 0.75))
+        centre = np.rint(ruling.rows).astype(np.int64)
+        for offset in range(-half, half + 1):
+            rows = np.clip(centre + offset, 0, height - 1)
+            band[rows, columns] = 1
+            level[rows, columns] = np.maximum(level[rows, columns], ruling.level)
+    usual = float(np.median([r.level for r in rulings]))
+    solid = (ink > 0.5 * usual).astype(np.uint8)
+    run = int(np.ceil(1.3 * thickness)) + 3
+    crossing = cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones((run, 1), np.uint8))
+    # The strip means on which the level was measured are lower than the line's own darkest pixels.
+    darker = (ink > 2.2 * level + 4).astype(np.uint8)
+    darker = cv2.morphologyEx(darker, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    gone = (band > 0) & (crossing == 0) & (darker == 0)
+    cleared = np.where(gone, np.float32(0), ink)
+    mended = cv2.morphologyEx(cleared, cv2.MORPH_CLOSE, np.ones((run, 1), np.uint8))
+    return np.asarray(np.where(gone, np.minimum(ink, mended), cleared), np.float32)
+
+
+def without_rulings(ink: Floats) -> tuple[Floats, bool, bool]:
+    """Lined or squared paper cleared: the map, whether anything was taken, and whether that is beyond doubt."""
+    height, width = ink.shape
+    lying = find_rulings(ink)
+    turned = np.ascontiguousarray(ink.T)
+    standing = find_rulings(turned)
+    if not lying and not standing:
+        return ink, False, True
+    sure = (trustworthy(lying, height) or not lying) and (trustworthy(standing, width) or not standing)
+    cleared = np.ascontiguousarray(erase(turned, standing).T)
+    return erase(cleared, lying), True, sure

@@ -1,0 +1,176 @@
+"""An ink map comes in; the strokes that belong together go out, the likeliest to be the digit first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from digits.ink import Bytes, Floats
+
+MOST_PARTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Strokes taken as one thing.
+
+    `box` is left, top, width, height; `labels` the components it is made of; `mass` the ink in it; `level` its usual
+    darkness; `stroke` its width; `sides` how many sides of the frame it touches; `score` how likely it is the digit.
+    """
+
+    box: tuple[int, int, int, int]
+    labels: tuple[int, ...]
+    mass: float
+    level: float
+    stroke: float
+    sides: int
+    score: float
+
+    @property
+    def size(self) -> int:
+        return max(self.box[2], self.box[3])
+
+
+def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape]]:
+    """Connected ink above `floor`: the label map (h, w), and the components that are more than specks.
+
+    Each is cut again at a third of its own darkness, so that blur and shadow around a dark stroke are left out.
+    """
+    height, width = ink.shape
+    raw = (ink > floor).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(raw, connectivity=8)
+    if count > 1:
+        peaks = np.zeros(count, np.float32)
+        large = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])[: 2 * MOST_PARTS]
+        for label in large:
+            x, y, w, h, area = stats[label]
+            if area < 6:
+                continue
+            inside = ink[y : y + h, x : x + w][labels[y : y + h, x : x + w] == label]
+            peaks[label] = np.partition(inside, int(0.85 * (inside.size - 1)))[int(0.85 * (inside.size - 1))]
+        cut = peaks[labels] * np.float32(0.36)
+        raw = ((ink > cut) & (cut > 0)).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(raw, connectivity=8)
+    shapes = []
+    order = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:MOST_PARTS]
+    for label in order:
+        x, y, w, h, area = (int(v) for v in stats[label])
+        if area < 6 or max(w, h) < 3:
+            continue
+        part = labels[y : y + h, x : x + w] == label
+        inside = ink[y : y + h, x : x + w][part]
+        solid = np.pad(part, 1).astype(np.uint8)
+        inner = int(cv2.erode(solid, np.ones((3, 3), np.uint8)).sum())
+        stroke = 2.0 * area / max(area - inner, 1)
+        sides = (x <= 1) + (y <= 1) + (x + w >= width - 1) + (y + h >= height - 1)
+        mass, level = float(inside.sum()), float(np.partition(inside, inside.size * 7 // 10)[inside.size * 7 // 10])
+        shape = Shape((x, y, w, h), (int(label),), mass, level, stroke, sides, 0.0)
+        shapes.append(_scored(shape, height, width))
+    return labels, shapes
+
+
+def _scored(shape: Shape, height: int, width: int) -> Shape:
+    x, y, w, h = shape.box
+    size = max(w, h)
+    score = shape.mass
+    off = max(abs((x + w / 2) / width - 0.5), abs((y + h / 2) / height - 0.5)) * 2
+    score *= 1.15 - 0.6 * off * off
+    score *= (1.0, 0.45, 0.12, 0.03, 0.02)[shape.sides]
+    if shape.sides and (w > 0.9 * width or h > 0.9 * height) and shape.sides < 3:
+        score *= 0.3
+    if shape.sides == 2 and (w >= width - 2 or h >= height - 2):
+        score *= 0.3
+    if size < max(0.035 * max(height, width), 9):
+        score *= 0.1
+    if w > 2.2 * h:
+        score *= 0.15
+    if shape.stroke > 0.42 * size:
+        score *= 0.3  # a blot, a thumb
+    return Shape(shape.box, shape.labels, shape.mass, shape.level, shape.stroke, shape.sides, score)
+
+
+def grouped(shapes: list[Shape], height: int, width: int) -> list[Shape]:
+    """Parts of one broken or detached shape joined; the result sorted, best score first.
+
+    Something beside a shape joins it when the gap is hardly wider than the stroke; something above, below or within
+    its box when it is smaller or near: the bar of a 5, the second stroke of a 4, gaps of a dry pen.
+    """
+    left = sorted(shapes, key=lambda s: -s.score)
+    done: list[Shape] = []
+    while left:
+        main = left.pop(0)
+        changed = True
+        while changed:
+            changed = False
+            for other in left:
+                if _belongs(main, other):
+                    left.remove(other)
+                    main = _joined(main, other, height, width)
+                    changed = True
+                    break
+        done.append(main)
+    return sorted(done, key=lambda s: -s.score)
+
+
+def _belongs(main: Shape, other: Shape) -> bool:
+    x, y, w, h = main.box
+    a, b, c, d = other.box
+    if other.level < 0.4 * main.level or other.level > 3 * main.level:
+        return False
+    if other.stroke > 2.5 * main.stroke + 2 or other.mass < 0.004 * main.mass:
+        return False
+    if main.stroke > 2.5 * other.stroke + 2 and (main.sides or other.mass > 0.1 * main.mass):
+        return False
+    beside, apart = max(x - (a + c), a - (x + w)), max(y - (b + d), b - (y + h))
+    size = max(h, w, d, c)
+    stroke = max(min(main.stroke, other.stroke), 1.5)
+    within = beside < 0 and apart < 0
+    if (other.sides or main.sides) and not within and max(beside, apart) > 0.5 * stroke:
+        return False  # what reaches in from outside belongs to something else
+    union_w, union_h = max(x + w, a + c) - min(x, a), max(y + h, b + d) - min(y, b)
+    if union_w > 1.5 * max(union_h, max(w, h)):
+        return False
+    if within:
+        return True
+    tall = d > 0.6 * h and d > 0.45 * c  # as high as the digit itself: perhaps its neighbour
+    if beside >= 0:
+        if apart >= 0:  # off a corner
+            return max(beside, apart) <= max(1.2 * stroke, 0.06 * size)
+        return beside <= (max(1.0 * stroke, 0.04 * size) if tall else max(1.8 * stroke, 0.13 * size))
+    overlap = min(x + w, a + c) - max(x, a)
+    if overlap < 0.3 * min(w, c):
+        return apart <= max(1.5 * stroke, 0.07 * size)
+    small = d < 0.4 * h and other.mass < 0.6 * main.mass
+    return apart <= (max(2.5 * stroke, 0.2 * size) if small else max(1.5 * stroke, 0.07 * size))
+
+
+def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:
+    x, y, w, h = main.box
+    a, b, c, d = other.box
+    left, top = min(x, a), min(y, b)
+    w, h = max(x + w, a + c) - left, max(y + h, b + d) - top
+    sides = (left <= 1) + (top <= 1) + (left + w >= width - 1) + (top + h >= height - 1)
+    mass = main.mass + other.mass
+    level = (main.level * main.mass + other.level * other.mass) / mass
+    stroke = (main.stroke * main.mass + other.stroke * other.mass) / mass
+    return _scored(Shape((left, top, w, h), main.labels + other.labels, mass, level, stroke, sides, 0), height, width)
+
+
+def rivals(shapes: list[Shape]) -> list[Shape]:
+    """The shapes beside the first that could be digits as well: about as high, as heavy and as dark, inside the frame."""
+    main = shapes[0]
+    x, y, w, h = main.box
+    found = []
+    for other in shapes[1:]:
+        a, b, c, d = other.box
+        if other.sides or other.size < 0.5 * main.size or d < 0.45 * h or other.mass < 0.2 * main.mass:
+            continue
+        if not 0.4 < other.level / main.level < 2.5 or not 0.4 < other.stroke / main.stroke < 2.5 or c > 2 * d:
+            continue
+        overlap = max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
+        if overlap < 0.3 * min(w * h, c * d):
+            found.append(other)
+    return found

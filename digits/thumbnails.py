@@ -1,0 +1,149 @@
+"""Small pictures, and ink already found, come in; 28×28 as MNIST has them goes out."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from digits.ink import Bytes, Floats
+
+SIDE, BOX = 28, 20
+STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
+
+
+def fit(ink: Floats, stroke: float = 0.0, broken: bool = False) -> Bytes:
+    """Ink (h, w), 0..1, fitted to 20 × 20, with its centre of mass in the middle of 28 × 28.
+
+    A stroke (its width in pixels, 0 if unknown) that would be thinner than MNIST's is thickened first; gaps of a
+    broken one are closed.
+    """
+    solid = (ink > 0.35).astype(np.uint8)
+    x, y, w, h = cv2.boundingRect(solid)
+    if w == 0:
+        return np.zeros((SIDE, SIDE), np.uint8)
+    scale = BOX / max(w, h)
+    shrink = max(1, int(0.2 / scale))  # far more pixels than needed: halve first
+    part = ink[y : y + h, x : x + w]
+    if shrink > 1:
+        part = cv2.resize(part, (max(1, w // shrink), max(1, h // shrink)), interpolation=cv2.INTER_AREA)
+        scale, stroke = scale * w / part.shape[1], stroke * part.shape[1] / w
+    elif scale > 0.4:
+        part = cv2.resize(part, None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR)
+        scale, stroke = scale / 3, stroke * 3
+    pad = int(np.ceil(2 / scale))
+    part = cv2.copyMakeBorder(part, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
+    if broken:
+        part = cv2.morphologyEx(part, cv2.MORPH_CLOSE, _disc(0.9 / scale))
+    if stroke > 0:
+        for _ in range(3):  # the padding makes the box grow with the stroke
+            missing = (STROKE / scale) - stroke
+            if missing < 0.8:
+                break
+            part = cv2.dilate(part, _disc(missing))
+            stroke += missing
+    return centred(_fitted(part))
+
+
+def _disc(diameter: float) -> Bytes:
+    reach = max(2, round(diameter) + 1)
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)), np.uint8)
+
+
+def _fitted(part: Floats) -> Floats:
+    """Cropped to its ink and reduced to 20 pixels on the long side, 0..255."""
+    rows, columns = np.flatnonzero(part.max(1) > 0.3), np.flatnonzero(part.max(0) > 0.3)
+    if not len(rows) or not len(columns):
+        return np.zeros((1, 1), np.float32)
+    part = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    h, w = part.shape
+    scale = BOX / max(w, h)
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    small = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return np.asarray(small * np.float32(255 / max(float(small.max()), 1e-6)), np.float32)
+
+
+def centred(small: Floats) -> Bytes:
+    """At most 28 × 28, put on black with its centre of mass in the middle."""
+    h, w = small.shape
+    total = max(float(small.sum()), 1e-6)
+    middle = (SIDE - 1) / 2
+    top = round(middle - float(small.sum(1) @ np.arange(h)) / total)
+    left = round(middle - float(small.sum(0) @ np.arange(w)) / total)
+    top, left = min(max(top, 0), SIDE - h), min(max(left, 0), SIDE - w)
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    image[top : top + h, left : left + w] = np.clip(np.rint(small), 0, 255)
+    return image
+
+
+def grey(picture: Bytes) -> Bytes:
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def ring(image: Bytes, depth: int = 2) -> Bytes:
+    """The pixels along the four sides, in one row."""
+    inner = image[depth:-depth]
+    return np.concatenate((image[:depth].ravel(), image[-depth:].ravel(), inner[:, :depth].ravel(), inner[:, -depth:].ravel()))
+
+
+def squared(image: Bytes) -> Bytes:
+    """Resized to 28 on the long side and padded to 28 × 28 with the colour of its rim."""
+    h, w = image.shape
+    scale = SIDE / max(h, w)
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    dy, dx = SIDE - small.shape[0], SIDE - small.shape[1]
+    rim = int(np.median(np.concatenate((small[0], small[-1], small[:, 0], small[:, -1]))))
+    edges = dy // 2, dy - dy // 2, dx // 2, dx - dx // 2
+    return np.asarray(cv2.copyMakeBorder(small, *edges, cv2.BORDER_CONSTANT, value=(rim,)), np.uint8)
+
+
+def as_mnist(picture: Bytes) -> Bytes | None:
+    """An MNIST image that was only enlarged or inverted, back at 28 × 28; None for anything else."""
+    small = cv2.resize(grey(picture), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    rim = ring(small, 3)
+    if int(rim.max()) - int(rim.min()) > 12 or 12 < int(rim[0]) < 243:
+        return None
+    image = np.asarray(small if rim[0] <= 12 else 255 - small, np.uint8)
+    if image.max() < 200:
+        return None
+    mask = (image > 40).astype(np.uint8)
+    x, y, w, h = cv2.boundingRect(mask)
+    moments = cv2.moments(image)
+    off = max(abs(moments["m10"] / moments["m00"] - 13.5), abs(moments["m01"] / moments["m00"] - 13.5))
+    return image if 18 <= max(w, h) <= 21 and off < 1.2 and mask.mean() < 0.4 else None
+
+
+def thumbnail(picture: Bytes) -> list[Bytes]:
+    """The candidates for a picture of at most 40 pixels a side, likeliest first, each uint8 (28, 28)."""
+    image = grey(picture)
+    exact = image.shape == (SIDE, SIDE)
+    if not exact:
+        image = squared(image)
+    rim = ring(image)
+    ground, low, high = float(np.median(rim)), float(image.min()), float(image.max())
+    light_ink = high - ground >= ground - low
+    inverted = np.asarray(255 - image, np.uint8)
+    upright = image if light_ink else inverted
+    base = ground if light_ink else 255 - ground
+    top = float(upright.max())
+    ink = np.clip((upright.astype(np.float32) - base) / max(top - base, 1), 0, 1)
+    mask = (ink > 0.4).astype(np.uint8)
+    # A drawing or a scan: ground and ink are flat, and there is little between them.
+    clean = float(((ink > 0.12) & (ink < 0.8)).mean()) < 0.25 and float((ring(mask)).mean()) < 0.25 and mask.mean() < 0.45
+    clean = clean and float(np.abs(rim.astype(np.float32) - ground)[ring(mask) == 0].mean()) < 10
+    x, y, w, h = cv2.boundingRect(mask)
+    inside = x >= 2 and y >= 2 and x + w <= SIDE - 2 and y + h <= SIDE - 2
+    if not clean:
+        return [image] if light_ink else [image, inverted]
+    if inside and exact and max(w, h) >= 12:
+        return [upright]
+    sides = (y < 2) + (y + h > SIDE - 2), (x < 2) + (x + w > SIDE - 2)
+    refit = fit(np.asarray(ink, np.float32), _stroke(mask))
+    fills = sides[0] == 2 or sum(sides) >= 3 or not exact or max(w, h) < 12 or not light_ink
+    return [refit, upright] if fills else [upright, refit]
+
+
+def _stroke(mask: Bytes) -> float:
+    area = int(mask.sum())
+    inner = int(cv2.erode(np.pad(mask, 1), np.ones((3, 3), np.uint8)).sum())
+    return 2.0 * area / max(area - inner, 1)
