@@ -98,8 +98,22 @@ def _photograph(picture: Bytes) -> Reading:
             views += _look(light, colour, dark_ink, belief)
     if not views:
         return BLANK
+    views = [view for view in views if not any(_shadowed(view, other) for other in views)]
     views.sort(key=lambda view: -view.score)
     return _reading(picture, views)
+
+
+def _shadowed(view: _View, other: _View) -> bool:
+    """Whether a view shows only what is left between the strokes of the other polarity: the hole of a 0, a halo."""
+    if view.dark_ink == other.dark_ink or view.belief > 0.7:
+        return False
+    x, y, w, h = view.shapes[0].box
+    a, b, c, d = other.shapes[0].box
+    overlap = max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
+    if overlap < 0.6 * min(w * h, c * d):
+        return False
+    mine, its = view.shapes[0], other.shapes[0]
+    return its.level * its.belief_of_sides > 1.2 * mine.level * mine.belief_of_sides
 
 
 def _reading(picture: Bytes, views: list[_View]) -> Reading:
@@ -123,9 +137,11 @@ def _look(light: Bytes, colour: Bytes | None, dark_ink: bool, belief: float) -> 
     views = _views(ink, dark_ink, belief)
     first = views[0].shapes[0] if views else None
     short = min(light.shape)
-    if first is None or first.stroke > 0.13 * short or first.size > 0.75 * short:
+    if first is None or first.stroke > 0.1 * short or first.size > 0.55 * short:
         # A brush so broad, or a digit so large, that the ground under it may have been taken from the ink itself.
-        views += _views(inks.ink_map(light, colour, dark_ink, 0.6), dark_ink, belief)
+        wider = _views(inks.ink_map(light, colour, dark_ink, 0.6), dark_ink, belief)
+        if wider and (first is None or _hollow(first, wider[0].shapes[0])):
+            views, first = wider, wider[0].shapes[0]
     if first is None or first.sides or first.stroke > 0.3 * first.size:
         # A thumb, a shadow or the table: thin strokes remain when the ground follows everything broader.
         views += _views(inks.ink_map(light, colour, dark_ink, 0.09), dark_ink, belief)
@@ -133,6 +149,11 @@ def _look(light: Bytes, colour: Bytes | None, dark_ink: bool, belief: float) -> 
         soft = cv2.GaussianBlur(ink, (0, 0), 2)
         views += _views(np.asarray(soft, np.float32), dark_ink, belief, faint=True)
     return views
+
+
+def _hollow(narrow: Shape, wide: Shape) -> bool:
+    """Whether a shape was only the outline, or a part, of the one found on a wider ground."""
+    return wide.mass > 1.4 * narrow.mass and wide.sides <= max(narrow.sides, 2) and wide.stroke > 1.2 * narrow.stroke
 
 
 def _views(ink: Floats, dark_ink: bool, belief: float, faint: bool = False) -> list[_View]:

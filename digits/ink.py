@@ -96,7 +96,8 @@ def noise_floor(ink: Floats, deviations: float = 4.0) -> float:
     sample = ink[:: max(1, ink.shape[0] // 150), :: max(1, ink.shape[1] // 150)]
     middle = float(np.median(sample))
     spread = 1.4826 * float(np.median(np.abs(sample - middle)))
-    return middle + deviations * (spread + 1)
+    # Where the digit covers most of the picture both are the ink's own: then a third of the strongest ink must do.
+    return min(middle + deviations * (spread + 1), 0.35 * float(np.percentile(sample, 99)) + deviations)
 
 
 def darkness_of_ink(light: Bytes) -> float:

@@ -31,6 +31,36 @@ class Ruling:
 
 def find_rulings(ink: Floats) -> list[Ruling]:
     """The roughly horizontal printed lines of an ink map (h, w). For the vertical ones give the map transposed."""
+    found: list[Ruling] = []
+    for rows in _courses(ink):
+        ruling = _measured(ink, rows)
+        if ruling is not None and all(abs(float(np.mean(ruling.rows - r.rows))) > r.thickness + 3 for r in found):
+            found.append(ruling)
+    return found
+
+
+def _measured(ink: Floats, rows: Floats) -> Ruling | None:
+    """Thickness and darkness from the median across the line, which no stroke that crosses it can move."""
+    height, width = ink.shape
+    reach = max(6, height // 40)
+    offsets = np.arange(-reach, reach + 1)
+    places = np.clip(np.rint(rows).astype(np.int64) + offsets[:, None], 0, height - 1)
+    band = ink[places, np.arange(width)]
+    profile = np.median(band, axis=1)
+    base = float(np.minimum(profile[:3].mean(), profile[-3:].mean()))
+    centre = int(profile[reach - reach // 2 : reach + reach // 2 + 1].argmax()) + reach - reach // 2
+    level = float(profile[centre]) - base
+    if level < 2:
+        return None
+    thickness = float((profile - base > 0.5 * level).sum())
+    seen = band[max(0, centre - 1) : centre + 2].max(0) > base + 0.4 * level
+    if thickness > reach or seen.mean() < PRESENT - 0.05:
+        return None
+    return Ruling(np.asarray(rows + np.float32(centre - reach), np.float32), thickness, level + base)
+
+
+def _courses(ink: Floats) -> list[Floats]:
+    """The rows, for each column, along which lines seem to run."""
     height, width = ink.shape
     if height < 48 or width < 48:
         return []
@@ -56,7 +86,7 @@ def find_rulings(ink: Floats) -> list[Ruling]:
     wide = cv2.dilate(straight, np.ones((2 * slack + 1, 1), np.uint8))
     present = (wide > 2 * noise).mean(1)
     strength = np.median(wide, axis=1)
-    found: list[Ruling] = []
+    found: list[Floats] = []
     order = np.argsort(-strength * (present >= PRESENT))
     free = np.ones(height, bool)
     for row in order[: 4 * height // reach]:
@@ -65,9 +95,9 @@ def find_rulings(ink: Floats) -> list[Ruling]:
         if not free[row]:
             continue
         free[max(0, row - reach // 2 - slack) : row + reach // 2 + slack + 1] = False
-        ruling = _trace(ridge, straight, shift, int(row), slack, 2 * noise, middle, width)
-        if ruling is not None:
-            found.append(ruling)
+        course = _trace(ridge, straight, shift, int(row), slack, 2 * noise, middle, width)
+        if course is not None:
+            found.append(course)
     return found
 
 
@@ -80,7 +110,7 @@ def _trace(
     floor: float,
     middle: NDArray[np.float64],
     width: int,
-) -> Ruling | None:
+) -> Floats | None:
     """Follows one line through the strips, from its row in the sheared map."""
     height = len(ridge)
     low, high = max(0, row - slack - 1), min(height, row + slack + 2)
@@ -98,9 +128,7 @@ def _trace(
     residual = np.abs(curve(middle[alike]) - rows[alike])
     if float(np.median(residual)) > slack:
         return None
-    around = straight[max(0, row - 6) : row + 7]
-    thickness = float(np.median(around.sum(0) / np.maximum(peak, 1e-6)))
-    return Ruling(curve(np.arange(width)).astype(np.float32), max(1.0, thickness), level)
+    return np.asarray(curve(np.arange(width)), np.float32)
 
 
 def trustworthy(rulings: list[Ruling], height: int) -> bool:
@@ -134,8 +162,7 @@ def erase(ink: Floats, rulings: list[Ruling]) -> Floats:
     solid = (ink > 0.5 * usual).astype(np.uint8)
     run = int(np.ceil(1.3 * thickness)) + 3
     crossing = cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones((run, 1), np.uint8))
-    # The strip means on which the level was measured are lower than the line's own darkest pixels.
-    darker = (ink > 2.2 * level + 4).astype(np.uint8)
+    darker = (ink > 1.4 * level + 5).astype(np.uint8)
     darker = cv2.morphologyEx(darker, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
     gone = (band > 0) & (crossing == 0) & (darker == 0)
     cleared = np.where(gone, np.float32(0), ink)

@@ -30,6 +30,11 @@ class Shape:
     score: float
 
     @property
+    def belief_of_sides(self) -> float:
+        """How little likely a thing that touches so many sides of the frame is a digit, 0..1."""
+        return (1.0, 0.45, 0.12, 0.03, 0.02)[self.sides]
+
+    @property
     def size(self) -> int:
         return max(self.box[2], self.box[3])
 
@@ -75,10 +80,10 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
 def _scored(shape: Shape, height: int, width: int) -> Shape:
     x, y, w, h = shape.box
     size = max(w, h)
-    score = shape.mass
+    score = shape.mass / max(shape.stroke, 1.5)  # the length of the stroke times its darkness: blots don't win by area
     off = max(abs((x + w / 2) / width - 0.5), abs((y + h / 2) / height - 0.5)) * 2
     score *= 1.15 - 0.6 * off * off
-    score *= (1.0, 0.45, 0.12, 0.03, 0.02)[shape.sides]
+    score *= shape.belief_of_sides
     if shape.sides and (w > 0.9 * width or h > 0.9 * height) and shape.sides < 3:
         score *= 0.3
     if shape.sides == 2 and (w >= width - 2 or h >= height - 2):

@@ -139,8 +139,9 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
         return [upright]
     sides = (y < 2) + (y + h > SIDE - 2), (x < 2) + (x + w > SIDE - 2)
     refit = fit(np.asarray(ink, np.float32), _stroke(mask))
-    fills = sides[0] == 2 or sum(sides) >= 3 or not exact or max(w, h) < 12 or not light_ink
-    return [refit, upright] if fills else [upright, refit]
+    if sides[0] == 2 or sum(sides) >= 3:
+        return [refit]  # cropped to the digit: as it is, it fits no model
+    return [refit, upright] if not exact or max(w, h) < 12 or not light_ink else [upright, refit]
 
 
 def _stroke(mask: Bytes) -> float:

@@ -171,19 +171,19 @@ class Summary:
 
     def add(self, row: Row) -> None:
         """Counts a row. A labelled picture that can't be read counts as answered wrong, as for whoever sent it."""
-        label = row[LABEL]
+        label, digit = row[LABEL], row[DIGIT]
         self.pictures += 1
         self.labelled += label is not None
-        if row[ERROR] is not None:
+        if not isinstance(digit, int):
             self.unreadable += 1
             if len(self.bad) < SHOWN:
                 self.bad.append((str(row[PATH]), str(row[ERROR])))
             return
-        self.digits[row[DIGIT]] += 1
+        self.digits[digit] += 1
         self.refused += not row[ACCEPTED]
-        if label is not None:
-            right = label == row[DIGIT]
-            self.confusion[label, row[DIGIT]] += 1
+        if isinstance(label, int):
+            right = label == digit
+            self.confusion[label, digit] += 1
             self.correct += right
             self.accepted += bool(row[ACCEPTED])
             self.accepted_correct += right and bool(row[ACCEPTED])

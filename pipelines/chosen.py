@@ -83,7 +83,7 @@ def _registered(asked: str) -> Chosen:
     from pipelines import registry
 
     version = registry.find(asked)
-    path = Path(mlflow.artifacts.download_artifacts(f"models:/{version.tags['model_id']}/model.onnx"))
+    path = Path(mlflow.artifacts.download_artifacts(f"models:/{version.tags['model_id']}")) / "model.onnx"
     found = Chosen(f"{NAME}/{version.version}", path.read_bytes())
     _check(found, version.tags.get("sha256", ""))
     return found

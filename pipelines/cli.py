@@ -101,6 +101,7 @@ def provenance(asked: str) -> dict[str, Any]:
     from pipelines import registry, store, tracking
 
     version = registry.find(asked.removeprefix(f"{registry.MODEL}:"))
+    assert version.run_id is not None
     run = MlflowClient().get_run(version.run_id)
     try:
         made_with = tracking.read_json(version.run_id, "provenance.json")

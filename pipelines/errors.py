@@ -24,6 +24,8 @@ def explain(error: BaseException) -> str | None:
             return f"{REASONS[cause.errno]}{where}; the same command goes on from here"
         if isinstance(cause, sqlite3.OperationalError):
             return f"the run database can't be used: {cause}; the same command goes on from here"
+        if isinstance(cause, RuntimeError) and "PytorchStreamWriter" in str(cause):
+            return "the checkpoint can't be written: is the disk full? The same command goes on from here"
         if type(cause).__name__ == "ConnectionError" or "Max retries exceeded" in str(cause):
             return "the tracking server does not answer; once it does, the same command goes on from here"
     return None
@@ -32,6 +34,7 @@ def explain(error: BaseException) -> str | None:
 REASONS = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "the disk quota is used up: make room",
+    errno.EFBIG: "the file would be larger than is allowed (ulimit -f)",
     errno.EROFS: "the folder is read-only: make it writable",
     errno.EACCES: "no permission to write or read: make it accessible",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, fields
@@ -19,6 +18,7 @@ from digits.classifier import Classifier
 from digits.data import Data, load, load_test
 from pipelines import card, logbook, pictures, registry, report, tracking
 from pipelines.errors import UserError
+from pipelines.files import write
 from pipelines.job import Job, open_job
 from pipelines.material import named, workers
 from pipelines.parameters import Evaluate
@@ -67,7 +67,7 @@ def evaluate(
         logbook.log_input(test, data, "test")
         beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
         measured = report.measure(classifier, test, [*beside, *folders])
-        log_report(measured, named(data))
+        log_report(measured, named(data), job.folder)
         for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
             for name, value in measured.metrics.items():
                 MlflowClient().log_metric(run_id, name, value)
@@ -102,7 +102,7 @@ def fetch_model(trained: dict[str, str]) -> bytes:
     return content
 
 
-def log_report(measured: report.Report, name: str) -> None:
+def log_report(measured: report.Report, name: str, folder: Path) -> None:
     """Tables, pictures and answers, under report/."""
     columns = [column.name for column in fields(report.Row)]
     logbook.log_table("report/table.json", columns, [astuple(row) for row in measured.rows])
@@ -128,30 +128,19 @@ def log_report(measured: report.Report, name: str) -> None:
         )
         if answers.unreadable:
             mlflow.log_text("\n".join(answers.unreadable) + "\n", f"report/unreadable {report.slug(answers.name)}.txt")
-    log_answers(measured)
+    log_answers(measured, folder)
 
 
-def log_answers(measured: report.Report) -> None:
+def log_answers(measured: report.Report, folder: Path) -> None:
     """What the gate compares: every guess, and how often each digit survived corruption."""
     arrays = {f"{report.slug(a.name)}.correct": a.correct for a in (measured.clean, *measured.served)}
     arrays |= {f"{report.slug(a.name)}.guesses": a.guesses.astype(np.uint8) for a in (measured.clean, *measured.served)}
     arrays["corruptions.survived"] = measured.corrupted.correct.sum(axis=(0, 1)).astype(np.uint16)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    with io.BytesIO(buffer.getvalue()) as content:
-        _log_bytes(content.read(), "answers.npz")
+    write(folder / "answers.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    mlflow.log_artifact(str(folder / "answers.npz"), "report")
     sets = {report.slug(a.name): a.fingerprint for a in (measured.clean, *measured.served)}
     sets["corruptions"] = f"{measured.clean.fingerprint} {json.dumps(measured.corrupted.names)}"
     mlflow.log_dict(sets, "report/sets.json")
-
-
-def _log_bytes(content: bytes, name: str) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
-        mlflow.log_artifact(str(path), "report")
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -1,5 +1,5 @@
-"""Which pictures are meant: a folder, a zip file, a pattern or files come in; their names in a fixed order, labels where
-they have any, and a way to read them go out.
+"""Which pictures are meant: a folder, a zip file, a pattern or files come in; their names in a fixed order, labels
+where they have any, and a way to read them go out.
 
 Names are relative to the folder, to the zip file or to the fixed part of the pattern, so that the same pictures have
 the same names however they are given.

@@ -24,6 +24,8 @@ from pipelines.errors import UserError
 from pipelines.files import FOLDER, write_json
 from pipelines.parameters import Parameters
 
+WORK = FOLDER / "work"
+
 
 class Job:
     """Steps that are done are not done again: their results are in `state.json`."""
@@ -33,10 +35,7 @@ class Job:
         self.key = folder.name
         self._file = folder / "state.json"
         self.state: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
-
-    @property
-    def resumed(self) -> bool:
-        return bool(self.state)
+        self.resumed = bool(self.state)
 
     def note(self, name: str, value: Any) -> Any:
         """Keep a result, which JSON can hold."""
@@ -79,21 +78,41 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
     Raises:
         UserError: another process is at the same job.
     """
+    code = provenance.code(f"pipelines.{kind}")
     facts = [
         kind,
         parameters.model_dump(),
         fingerprint,
-        provenance.code(f"pipelines.{kind}"),
+        code,
         mlflow.get_tracking_uri(),
     ]
     key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
-    folder = FOLDER / "work" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "work" / f"{key}.lock").open("w") as lock:
+    _forget_what_no_code_can_go_on_with(kind, code)
+    with _locked(key) as locked:
+        if not locked:
+            raise UserError(f"the same command is running already, in {WORK / key}; wait for it or end it first")
+        job = Job(WORK / key)
+        job.note("code", code)
+        yield job
+        shutil.rmtree(WORK / key)
+
+
+@contextmanager
+def _locked(key: str) -> Iterator[bool]:
+    """Whether this process alone is at that job, while the block lasts. The system unlocks for a process that dies."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / f"{key}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"the same command is running already, in {folder}; wait for it or end it first") from None
-        yield Job(folder)
-        shutil.rmtree(folder)
-    (FOLDER / "work" / f"{key}.lock").unlink(missing_ok=True)
+            yield False
+        else:
+            yield True
+
+
+def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
+    """Removes the folders of jobs of other code; a checkpoint has 450 MB."""
+    for state in WORK.glob(f"{kind}-*/state.json"):
+        with _locked(state.parent.name) as locked:
+            if locked and json.loads(state.read_text()).get("code") != code:
+                shutil.rmtree(state.parent)

@@ -36,10 +36,13 @@ def run(words: Sequence[str]) -> int:
         step, parameters = check(words)
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        if launcher:
+            anchor()
         release(launcher, "FAILED")
         return WRONG_PARAMETER
     listen()
     if launcher:
+        anchor()
         watch_parent()
     return attend(step, parameters, launcher, experiment)
 
@@ -54,6 +57,7 @@ def check(words: Sequence[str]) -> tuple[str, Parameters]:
 
 def attend(step: str, parameters: Parameters, launcher: str | None, experiment: str | None) -> int:
     """Runs a step that has been checked, and ends the launcher's run as the step ended."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from pipelines import tracking
     from pipelines.errors import UserError, explain
 
@@ -101,6 +105,17 @@ def listen() -> None:
 def deafen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def anchor() -> None:
+    """MLflow's default database is a file in the folder of `mlflow run`, which may not be the project's: make it so."""
+    import psutil
+
+    uri, relative = os.environ.get("MLFLOW_TRACKING_URI", ""), "sqlite:///"
+    path = uri.removeprefix(relative)
+    if uri.startswith(relative) and not path.startswith("/"):
+        folder = psutil.Process(os.getppid()).cwd()
+        os.environ["MLFLOW_TRACKING_URI"] = f"{relative}{folder}/{path}"
 
 
 def watch_parent() -> None:

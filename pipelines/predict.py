@@ -73,7 +73,8 @@ def predict(listing: Listing, model: Chosen, output: Path, engine: str = "local"
                 progress(len(rows))
         if len(partial) != reader.count(listing):
             raise UserError(
-                f"{len(partial)} of {reader.count(listing)} groups of pictures were answered; the same command goes on from here"
+                f"{len(partial)} of {reader.count(listing)} groups of pictures were answered;"
+                " the same command goes on from here"
             )
         summary = Summary()
         answers.write(output, summary.counted(partial.groups()))

@@ -27,11 +27,11 @@ MOST_BLOCKS = 5_000
 class Actor:
     """A Reader where Ray puts it. Raises FileNotFoundError on a node that does not see the pictures."""
 
-    def __init__(self, model: Any, source: Source) -> None:
+    def __init__(self, model: list[Any], source: Source) -> None:
         import ray
 
         source.check()
-        self._read = Reader(ray.get(model), source)
+        self._read = Reader(ray.get(model[0]), source)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         found = [Group.from_json(str(text)) for text in batch["group"]]
@@ -48,7 +48,7 @@ def check() -> None:
 
 
 def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tuple[int, list[Row]]]:
-    """Yields each group's number and rows as they are done, in any order, from the cluster at RAY_ADDRESS or from this machine.
+    """Yields each group's number and rows as they are done, in any order, from the cluster at RAY_ADDRESS or from here.
 
     Raises:
         UserError: Ray is not installed, the cluster does not answer, or a node does not see the pictures.
@@ -58,6 +58,7 @@ def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tupl
 
     _connect()
     try:
+        kept = ray.put(model)  # by this process, so that it outlives every node
         blocks = min(MOST_BLOCKS, -(-len(work) // GROUPS_IN_A_BLOCK))
         most = max(1, min(blocks, int(ray.cluster_resources().get("CPU", 1))))
         answered = ray.data.from_items(
@@ -66,7 +67,7 @@ def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tupl
             Actor,
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            fn_constructor_args=(ray.put(model), source),
+            fn_constructor_args=([kept], source),
             num_cpus=1,
         )
         for batch in answered.iter_batches(batch_size=None, prefetch_batches=0):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ PROXY_SHOWN = 16_000  # pictures in all: two epochs of the above
 JUDGED = 2_000  # pictures of each kind
 CHANCES = 2_000  # bootstrap samples
 DISTURBED_SEED = 7
+NAMED = ("learning_rate", "batch_size", "dropout")  # in the names of runs
 LABELS = {
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
@@ -213,7 +215,7 @@ class Bench:
         name = (
             f"Trial {trial.number}: the default recipe"
             if recipe == default
-            else f"Trial {trial.number}: {in_words(recipe, default)}"
+            else f"Trial {trial.number}: {in_words(recipe, default, NAMED)}"
         )
         with tracking.run(name, "trial", tags={"job": self.job.key, "trial": str(trial.number)}):
             mlflow.log_params(asdict(recipe) | {"epochs": self.epochs, "trial": trial.number})
@@ -318,9 +320,10 @@ def lower_bound(first: Trialled, second: Trialled) -> float:
     return float(np.quantile(gains, 0.05))
 
 
-def in_words(recipe: Recipe, default: Recipe) -> str:
-    """What differs from the default: "learning rate 0.0031, dropout 0.22"."""
-    changed = {name: value for name, value in asdict(recipe).items() if value != getattr(default, name)}
+def in_words(recipe: Recipe, default: Recipe, names: Sequence[str] = ()) -> str:
+    """What differs from the default, or these settings: "learning rate 0.0031, dropout 0.22"."""
+    settings = asdict(recipe)
+    changed = {n: v for n, v in settings.items() if (n in names if names else v != getattr(default, n))}
     return ", ".join(f"{LABELS.get(name, name)} {value:.3g}" for name, value in changed.items()) or "the default recipe"
 
 

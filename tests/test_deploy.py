@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -124,6 +125,29 @@ def test_the_deployed_version_is_that_of_the_project() -> None:
     assert kustomization["images"][0]["newTag"] == version
     worker = manifest("worker-job")["spec"]["template"]["spec"]["containers"][0]["image"]
     assert worker.endswith(f":{version}")
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Files of ours that a file imports at run time, as paths in the project: dotted names that are files here."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {path for name in names if (PROJECT / (path := name.replace(".", "/") + ".py")).is_file()}
+    return found
+
+
+def test_the_bento_holds_every_module_of_ours_that_the_service_imports_and_no_other() -> None:
+    reached, waiting = set(), {"service.py"}
+    while waiting:
+        reached |= waiting
+        waiting = {path for file in waiting for path in imported_modules(PROJECT / file)} - reached
+    included = yaml.safe_load((PROJECT / "bentofile.yaml").read_text())["include"]
+    assert {path for path in included if path.endswith(".py")} - {"digits/__init__.py"} == reached
 
 
 def compose() -> dict[str, Any]:

@@ -245,7 +245,7 @@ def test_a_bento_holds_the_model_it_was_built_with_and_neither_torch_nor_mlflow(
     for part in ("digits", "ui", "deploy"):
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("service.py", "bentofile.yaml"):
+    for part in ("service.py", "bentofile.yaml", "pyproject.toml"):
         shutil.copy(ROOT / part, project)
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
     built = subprocess.run(
