@@ -219,7 +219,7 @@ class Application(ServiceAppFactory):
         under a profiler, most of it inspect.signature.
         """
         queue = self.dispatchers["predict"]
-        queue.get_batch_size = len
+        queue.get_batch_size, queue.max_batch_size = len, SETTINGS.max_batch_size
         context = server_context
         names = context.worker_index, "predict", context.bento_version, context.bento_name
         sizes = self.adaptive_batch_size_hist.labels(self.name, *names)
@@ -311,7 +311,7 @@ class Digits:
 
     @bentoml.api(
         batchable=True,
-        max_batch_size=SETTINGS.max_batch_size,
+        max_batch_size=max(2, SETTINGS.max_batch_size),  # BentoML's decorator takes no 1; its queue does
         max_latency_ms=int(SETTINGS.timeout * 1000),
         input_spec=Picture,
         output_spec=PictureAnswer,

@@ -28,6 +28,8 @@ THUMBNAIL = 40  # up to this long side the picture is looked at as it is
 WORK_SIDE = 448  # things are found on a picture of this size
 DETAIL = 64  # a digit lower than this is looked at again in the original pixels
 MOST = 6
+# How wide a stroke may be, as a share of the picture's short side: as a rule, of a digit that fills it, of a thin pen.
+STROKE, BRUSH, HAIR = 0.14, 0.6, 0.07
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,14 +90,14 @@ def _photograph(picture: Bytes) -> Reading:
     work = inks.scaled(picture, WORK_SIDE)
     if max(work.shape[:2]) < 2 * DETAIL:
         work = np.asarray(cv2.resize(work, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), np.uint8)
-    light, colour = inks.lightness_and_colour(work)
-    dark = inks.darkness_of_ink(light)
+    page = inks.Page(work)
+    dark = page.darkness_of_ink()
     order = [(True, dark), (False, 1 - dark)]
     order.sort(key=lambda pair: -pair[1])
     views: list[_View] = []
     for dark_ink, belief in order:
         if belief >= 0.3 or not views:
-            views += _look(light, colour, dark_ink, belief)
+            views += _look(page, dark_ink, belief)
     if not views:
         return BLANK
     views = [view for view in views if not any(_shadowed(view, other) for other in views)]
@@ -131,20 +133,20 @@ def _reading(picture: Bytes, views: list[_View]) -> Reading:
     return Reading(np.stack(images), crowded=bool(rivals(views[0].shapes)))
 
 
-def _look(light: Bytes, colour: Bytes | None, dark_ink: bool, belief: float) -> list[_View]:
+def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
     """The picture seen with ink of one polarity: with rulings erased and, where that is in doubt, with them."""
-    ink = inks.ink_map(light, colour, dark_ink)
+    ink = page.ink(dark_ink, STROKE)
     views = _views(ink, dark_ink, belief)
     first = views[0].shapes[0] if views else None
-    short = min(light.shape)
-    if first is None or first.stroke > 0.1 * short or first.size > 0.55 * short:
+    short = min(page.shape)
+    if first is None or first.stroke > 0.05 * short or first.size > 0.6 * short:
         # A brush so broad, or a digit so large, that the ground under it may have been taken from the ink itself.
-        wider = _views(inks.ink_map(light, colour, dark_ink, 0.6), dark_ink, belief)
+        wider = _views(page.ink(dark_ink, BRUSH), dark_ink, belief)
         if wider and (first is None or _hollow(first, wider[0].shapes[0])):
             views, first = wider, wider[0].shapes[0]
     if first is None or first.sides or first.stroke > 0.3 * first.size:
         # A thumb, a shadow or the table: thin strokes remain when the ground follows everything broader.
-        views += _views(inks.ink_map(light, colour, dark_ink, 0.09), dark_ink, belief)
+        views += _views(page.ink(dark_ink, HAIR), dark_ink, belief)
     if not views:
         soft = cv2.GaussianBlur(ink, (0, 0), 2)
         views += _views(np.asarray(soft, np.float32), dark_ink, belief, faint=True)

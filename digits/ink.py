@@ -11,105 +11,123 @@ Bytes = NDArray[np.uint8]
 
 GROUND_SIDE = 128  # the light over a page varies slowly: its map needs no more pixels than this
 COLOUR_NOISE = 5.0  # JPEG's chroma and the sensor's vary by this much in Lab on blank paper
+_COARSE = 20
 
 
 def scaled(pixels: Bytes, side: int) -> Bytes:
     """The picture with its long side reduced to `side`; smaller pictures stay as they are."""
     height, width = pixels.shape[:2]
     factor = side / max(height, width)
-    if factor >= 1:
-        return pixels
+    return pixels if factor >= 1 else _resized(pixels, factor)
+
+
+def _resized(pixels: Bytes, factor: float) -> Bytes:
+    height, width = pixels.shape[:2]
     size = max(1, round(width * factor)), max(1, round(height * factor))
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def lightness_and_colour(pixels: Bytes) -> tuple[Bytes, Bytes | None]:
-    """Lab lightness (h, w) and, of RGB pictures, the two colour axes (h, w, 2)."""
-    if pixels.ndim == 2:
-        return pixels, None
-    lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
-    return np.ascontiguousarray(lab[..., 0]), np.ascontiguousarray(lab[..., 1:])
+class Page:
+    """A picture prepared for finding ink on it: uint8 (h, w) grey or (h, w, 3) RGB.
+
+    `light`, uint8 (h, w), is its lightness; `colour`, float32 (h, w) or None, how far each pixel's colour is from the
+    paper's around it, in Lab.
+    """
+
+    def __init__(self, pixels: Bytes) -> None:
+        if pixels.ndim == 3:
+            lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
+            self.light: Bytes = np.ascontiguousarray(lab[..., 0])
+            self.colour: Floats | None = _colour_distance(lab)
+        else:
+            self.light, self.colour = pixels, None
+        self._smooth = cv2.GaussianBlur(self.light, (3, 3), 0)
+        factor = min(1.0, GROUND_SIDE / max(self.light.shape))
+        self._small = cv2.medianBlur(_resized(self._smooth, factor), 3)
+        self._trend = trend(self._small)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        height, width = self.light.shape
+        return height, width
+
+    def ground(self, dark_ink: bool, stroke: float) -> Bytes:
+        """The light of the paper under the ink, (h, w): a closing (dark ink) or opening (light ink) with a square
+        wider than any stroke, `stroke` being a share of the short side. A shadow wider than that is ground.
+
+        At the frame a closing takes a slope for ink, so the trend of the light is taken away first.
+        """
+        reach = max(3, round(stroke * min(self._small.shape))) | 1
+        operation = cv2.MORPH_CLOSE if dark_ink else cv2.MORPH_OPEN
+        flat = self._small - self._trend
+        level = cv2.morphologyEx(flat, operation, np.ones((reach, reach), np.uint8), borderType=cv2.BORDER_REPLICATE)
+        level = cv2.GaussianBlur(level, (0, 0), max(1.0, reach / 12)) + self._trend
+        level = np.clip(np.rint(level), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.resize(level, self.light.shape[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+    def ink(self, dark_ink: bool, stroke: float) -> Floats:
+        """How far each pixel stands out from the ground in the direction of the ink: float32 (h, w), 0 to about 300."""
+        level = self.ground(dark_ink, stroke)
+        away = cv2.subtract(level, self._smooth) if dark_ink else cv2.subtract(self._smooth, level)
+        ink = away.astype(np.float32)
+        if self.colour is not None:
+            # Colour alone is weak evidence: chroma is stored at half the resolution and bleeds around strokes.
+            ink += np.minimum(self.colour, 1.5 * ink + 4)
+        return np.asarray(ink, np.float32)
+
+    def darkness_of_ink(self) -> float:
+        """How much of what stands out is darker than its surroundings, 0 (all lighter) to 1 (all darker).
+
+        Against a wide median ink is what is rarer, so that the holes of a 0 or an 8 count for little.
+        """
+        small = scaled(self._small, 96)
+        reach = min(max(5, round(0.55 * min(small.shape))) | 1, 63)
+        middle = cv2.medianBlur(cv2.copyMakeBorder(small, 8, 8, 8, 8, cv2.BORDER_REPLICATE), reach)[8:-8, 8:-8]
+        away = small.astype(np.float32) - middle
+        noise = 2 * float(np.median(np.abs(away))) + 4
+        darker = float(np.maximum(-away - noise, 0).sum())
+        lighter = float(np.maximum(away - noise, 0).sum())
+        return (darker + 1e-3) / (darker + lighter + 2e-3)
 
 
-def ground(light: Bytes, stroke: float, dark_ink: bool) -> Floats:
-    """The light of the paper under the ink, (h, w): a closing (dark ink) or opening (light ink) with a square wider
-    than any stroke, `stroke` being a share of the short side. A page's edge or a shadow wider than that is ground."""
-    height, width = light.shape
-    factor = min(1.0, GROUND_SIDE / max(height, width))
-    small = cv2.resize(light, (max(1, round(width * factor)), max(1, round(height * factor))), interpolation=cv2.INTER_AREA)
-    small = cv2.medianBlur(small, 3)
-    reach = max(3, round(stroke * min(small.shape))) | 1
-    kernel = np.ones((reach, reach), np.uint8)
-    operation = cv2.MORPH_CLOSE if dark_ink else cv2.MORPH_OPEN
-    slope = trend(small)  # at the frame a closing takes a slope for ink: without it there is hardly any
-    level = cv2.morphologyEx(small - slope, operation, kernel, borderType=cv2.BORDER_REPLICATE)
-    level = cv2.GaussianBlur(level, (0, 0), max(1.0, reach / 12)) + slope
-    return cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+def _colour_distance(lab: Bytes) -> Floats:
+    height, width = lab.shape[:2]
+    small = _resized(lab, min(1.0, 64 / max(height, width)))
+    reach = max(3, min(15, min(small.shape[:2]) // 3)) | 1
+    tone = cv2.resize(cv2.medianBlur(small, reach), (width, height), interpolation=cv2.INTER_LINEAR)
+    _, a, b = cv2.split(cv2.blur(cv2.absdiff(lab, tone), (3, 3)))
+    distance = cv2.magnitude(a.astype(np.float32), b.astype(np.float32))
+    return np.asarray(np.maximum(distance - np.float32(COLOUR_NOISE), 0), np.float32)
 
 
 def trend(small: Bytes) -> Floats:
     """The quadratic surface, float32 (h, w), that most of the picture follows; strokes and edges weigh little."""
     height, width = small.shape
-    size = min(width, 24), min(height, 24)
-    coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    terms = _terms(size[1], size[0])
+    coarse = cv2.resize(small, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     weight = np.ones_like(coarse)
     surface = coarse
-    for _ in range(4):
-        scaled_terms = terms * weight[:, None]
-        normal = scaled_terms.T @ terms + 1e-3 * np.eye(6, dtype=np.float32)
-        surface = terms @ np.linalg.solve(normal, scaled_terms.T @ coarse)
+    for _ in range(3):
+        weighted = _TERMS * weight[:, None]
+        surface = _TERMS @ np.linalg.solve(weighted.T @ _TERMS + _RIDGE, weighted.T @ coarse)
         away = np.abs(coarse - surface)
         weight = 1 / (1 + (away / (1.5 * float(np.median(away)) + 1)) ** 2)
-    fitted = surface.reshape(size[1], size[0]).astype(np.float32)
+    fitted = surface.reshape(_COARSE, _COARSE).astype(np.float32)
     return np.asarray(cv2.resize(fitted, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _terms(height: int, width: int) -> Floats:
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].reshape(2, -1)
+def _terms() -> Floats:
+    y, x = np.mgrid[-1 : 1 : _COARSE * 1j, -1 : 1 : _COARSE * 1j].reshape(2, -1)
     return np.stack((np.ones_like(x), x, y, x * x, x * y, y * y), 1).astype(np.float32)
 
 
-def ink_map(light: Bytes, colour: Bytes | None, dark_ink: bool, stroke: float = 0.25) -> Floats:
-    """How far each pixel stands out from the ground in the direction of the ink: float32 (h, w), 0 to about 300."""
-    level = ground(light, stroke, dark_ink)
-    smooth = cv2.GaussianBlur(light, (3, 3), 0).astype(np.float32)
-    ink = np.maximum(level - smooth if dark_ink else smooth - level, 0)
-    if colour is None:
-        return np.asarray(ink, np.float32)
-    height, width = light.shape
-    factor = min(1.0, 64 / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    tone = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
-    reach = max(3, min(15, min(size) // 3)) | 1
-    tone = np.dstack([cv2.medianBlur(np.ascontiguousarray(tone[..., axis]), reach) for axis in range(2)])
-    tone = cv2.resize(tone, (width, height), interpolation=cv2.INTER_LINEAR)
-    away = cv2.blur(cv2.absdiff(colour, tone), (3, 3)).astype(np.float32)
-    a, b = cv2.split(away)
-    distance = np.maximum(cv2.magnitude(a, b) - COLOUR_NOISE, 0)
-    # Colour alone is weak evidence: chroma is stored at half the resolution and bleeds around strokes.
-    return np.asarray(ink + np.minimum(distance, 1.5 * ink + 4), np.float32)
+_TERMS = _terms()
+_RIDGE = 1e-3 * np.eye(6, dtype=np.float32)
 
 
 def noise_floor(ink: Floats, deviations: float = 4.0) -> float:
     """What blank paper does not exceed on this map, from its median and median absolute deviation."""
-    sample = ink[:: max(1, ink.shape[0] // 150), :: max(1, ink.shape[1] // 150)]
+    sample = ink[:: max(1, ink.shape[0] // 80), :: max(1, ink.shape[1] // 80)]
     middle = float(np.median(sample))
     spread = 1.4826 * float(np.median(np.abs(sample - middle)))
     # Where the digit covers most of the picture both are the ink's own: then a third of the strongest ink must do.
     return min(middle + deviations * (spread + 1), 0.35 * float(np.percentile(sample, 99)) + deviations)
-
-
-def darkness_of_ink(light: Bytes) -> float:
-    """How much of what stands out is darker than its surroundings, 0 (all lighter) to 1 (all darker).
-
-    Against a wide median ink is what is rarer, so that the holes of a 0 or an 8 count for little.
-    """
-    small = scaled(light, 96)
-    reach = min(max(5, round(0.55 * min(small.shape))) | 1, 63)
-    middle = cv2.medianBlur(cv2.copyMakeBorder(small, 8, 8, 8, 8, cv2.BORDER_REPLICATE), reach)[8:-8, 8:-8]
-    away = small.astype(np.float32) - middle
-    noise = 2 * float(np.median(np.abs(away))) + 4
-    darker = float(np.maximum(-away - noise, 0).sum())
-    lighter = float(np.maximum(away - noise, 0).sum())
-    return (darker + 1e-3) / (darker + lighter + 2e-3)

@@ -44,10 +44,10 @@ class Settings:
 
 # name: (lowest, highest, what it is for). Numbers only; the words have checks of their own below.
 RANGES: dict[str, tuple[float, float, str]] = {
-    "workers": (1, 256, "processes; 0 or auto means one for each core"),
+    "workers": (1, 256, "processes; auto means one for every two cores: a worker uses two, one for HTTP and one for the model"),
     "threads": (1, 64, "threads that decode large pictures and batches"),
     "model_threads": (1, 64, "threads inside one call of the model"),
-    "max_batch_size": (2, 4096, "pictures the model sees at once, at most"),
+    "max_batch_size": (1, 4096, "pictures the model sees at once, at most; 1 means no batching"),
     "max_bytes": (64, 2**30, "bytes of one picture"),
     "max_pixels": (784, 2_000_000_000, "pixels of one picture"),
     "max_batch_items": (1, 10_000, "pictures in one /predict_batch"),
@@ -93,8 +93,9 @@ def load(environment: Mapping[str, str]) -> Settings:
 
 def _number(variable: str, name: str, text: str) -> float:
     low, high, _ = RANGES[name]
-    if name == "workers" and text in ("0", "auto"):
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if name == "workers" and text == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // 2)
     kind = float if name in ("timeout", "reload_seconds") else int
     try:
         if name.endswith("_bytes") and (match := re.fullmatch(r"(\d+)\s*([kmgKMG])(i?[bB])?", text)):

@@ -60,7 +60,7 @@ def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tupl
     try:
         kept = ray.put(model)  # by this process, so that it outlives every node
         blocks = min(MOST_BLOCKS, -(-len(work) // GROUPS_IN_A_BLOCK))
-        most = max(1, min(blocks, int(ray.cluster_resources().get("CPU", 1))))
+        most = max(1, min(blocks, int(ray.cluster_resources().get("CPU", 1))))  # type: ignore[no-untyped-call]
         answered = ray.data.from_items(
             [{"group": group.to_json()} for group in work], override_num_blocks=blocks
         ).map_batches(
@@ -88,6 +88,7 @@ def _connect() -> None:
 
     address = os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what can't be: `kept` outlives every actor
     # Nodes have the libraries; this code travels with the job, so that it is the same everywhere.
     environment = {"py_modules": [digits, pipelines]} if address else None
     options: dict[str, Any] = {} if address else {"include_dashboard": False}

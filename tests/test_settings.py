@@ -39,7 +39,7 @@ def test_values_are_read_as_what_they_are() -> None:
         ("TIMEOUT", "nan"),
         ("TIMEOUT", "inf"),
         ("MAX_BYTES", "1 parsec"),
-        ("MAX_BATCH_SIZE", "1"),
+        ("MAX_BATCH_SIZE", "0"),
         ("MODEL", "digits: latest"),
         ("CORS_ORIGINS", "example.org"),
         ("ACCESS_LOG", "yes"),

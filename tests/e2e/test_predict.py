@@ -1,0 +1,154 @@
+"""The entry point `predict` from the command to MLflow, on this machine and on a Ray cluster of which a node dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import tiny_model
+from tests.serving import PATIENCE, ROOT, environment, pictures
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'digits[cluster]'"
+)
+ALONE = """import sys
+from pathlib import Path
+from pipelines import chosen, inputs, predict
+if __name__ == "__main__":
+    given, output, model, engine = sys.argv[1:]
+    summary, fresh = predict.predict(inputs.find(given), chosen.find(model), Path(output), engine)
+    print(summary.pictures, fresh)"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for runs, but for a model and a zip file with 1,920 labelled pictures."""
+    (tmp_path / "tiny.onnx").write_bytes(tiny_model())
+    some = pictures(64)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(1_920):
+            archive.writestr(f"{number % 10}/{number:05}.png", some[number % 64])
+        archive.writestr("3/bad.png", b"no picture")
+    return tmp_path
+
+
+def start(folder: Path, *words: str, **settings: str) -> subprocess.Popen[str]:
+    own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/runs.db", **settings}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment(folder / "bentoml") | own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def alone(folder: Path, output: str, engine: str = "local", **settings: str) -> subprocess.Popen[str]:
+    """A prediction without MLflow."""
+    return start(folder, "-c", ALONE, "many.zip", output, "tiny.onnx", engine, **settings)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=3 * PATIENCE)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def eventually(check: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
+
+
+def groups_in(partial: Path) -> int:
+    return max(0, partial.read_bytes().count(b"\n") - 1) if partial.exists() else 0
+
+
+def test_a_killed_prediction_goes_on_and_is_logged_once_with_accuracy_and_confusion(folder: Path) -> None:
+    words = ("-m", "pipelines", "predict", "--input", "many.zip", "--output", "a.csv", "--model", "tiny.onnx")
+    first = start(folder, *words)
+    eventually(lambda: groups_in(folder / "a.csv.partial") >= 3, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    if not (folder / "a.csv").exists():  # it may have been faster than the signal
+        assert "pictures are answered already" in (out := finish(start(folder, *words)))
+        assert "accuracy  " in out
+        assert "3/bad.png: the content is not an image" in out
+    finish(alone(folder, "unbroken.csv"))
+    assert (folder / "a.csv").read_bytes() == (folder / "unbroken.csv").read_bytes()
+    with sqlite3.connect(folder / "runs.db") as runs:
+        [(run_id, name, status)] = runs.execute("select run_uuid, name, status from runs").fetchall()
+        metrics = dict(runs.execute("select key, value from latest_metrics where run_uuid = ?", (run_id,)))
+    runs.close()
+    lines = (folder / "a.csv").read_text().splitlines()[1:]
+    right = sum(line.split(",")[1] == line.split(",")[14] != "" for line in lines)
+    assert status == "FINISHED"
+    assert name.startswith("Answers for 1,921 pictures of many.zip: ")
+    assert metrics["accuracy"] == pytest.approx(right / 1_921)
+    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+    assert (metrics["pictures"], metrics["labelled"], metrics["unreadable"]) == (1_921, 1_921, 1)
+    artifacts = {path.name for path in (folder / "mlruns").rglob("*") if path.parent.name == "answers"}
+    assert artifacts == {"confusion matrix.png", "confusion.json", "by digit.json", "summary.txt"}
+
+
+@needs_ray
+def test_ray_is_not_imported_by_the_local_engine(folder: Path) -> None:
+    check = ALONE + "\n    assert 'ray' not in sys.modules"
+    finish(start(folder, "-c", check, "many.zip", "a.csv", "tiny.onnx", "local"))
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine whose head does no work: nodes are added by the test."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL})
+        yield made
+        made.shutdown()
+
+
+SMALL = {"object_store_memory": 100 * 2**20}
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's
+def test_a_node_that_is_killed_midway_loses_nothing_and_both_engines_agree(folder: Path, cluster: Any) -> None:
+    doomed = cluster.add_node(num_cpus=1, **SMALL)
+    running = alone(folder, "ray.parquet", "ray", RAY_ADDRESS=cluster.address)
+    eventually(lambda: groups_in(folder / "ray.parquet.partial") >= 1, running)
+    cluster.add_node(num_cpus=1, **SMALL)
+    done = groups_in(folder / "ray.parquet.partial")
+    cluster.remove_node(doomed, allow_graceful=False)
+    assert done < 61, "all was answered before the node could be killed"
+    assert finish(running).split() == ["1921", "1921"]
+    finish(alone(folder, "local.parquet"))
+    assert (folder / "ray.parquet").read_bytes() == (folder / "local.parquet").read_bytes()
+
+
+@needs_ray
+def test_a_cluster_that_does_not_answer_is_named(folder: Path) -> None:
+    words = ("predict", "--input", "many.zip", "--output", "a.csv", "--model", "tiny.onnx", "--engine", "ray")
+    process = start(folder, "-m", "pipelines", *words, RAY_ADDRESS="127.0.0.1:9")
+    _, err = process.communicate(timeout=3 * PATIENCE)
+    assert process.returncode == 1
+    assert "RAY_ADDRESS=127.0.0.1:9: no cluster answers there" in err
+    assert "Traceback" not in err

@@ -1,0 +1,91 @@
+"""The command `digits`: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from tests.models import tiny_model
+from tests.serving import ROOT, environment, pictures
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_model())
+    for number, content in enumerate(pictures(3)):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    return tmp_path
+
+
+def digits(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, in that folder."""
+    own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/runs.db", **settings}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *words],
+        cwd=folder,
+        env=environment(folder / "bentoml") | own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_predict_prints_a_line_for_each_file_and_what_they_come_to(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(folder / f"{number}.png") for number in (2, 0, 1)]
+    assert cli.main(["predict", *files, "--model", str(folder / "tiny.onnx")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["file", "digit", "probability"]
+    assert [line.split()[0] for line in lines[1:4]] == files
+    assert all(line.split()[1].isdigit() and line.split()[2].endswith("%") for line in lines[1:4])
+    assert lines[5].startswith("3 pictures: ")
+    assert lines[6].split() == ["model", "tiny.onnx"]
+
+
+def test_a_file_that_cannot_be_read_has_its_line_and_the_exit_status_is_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.png").write_bytes(b"no picture")
+    files = [str(folder / name) for name in ("bad.png", "missing.png", "0.png")]
+    assert cli.main(["predict", *files, "--model", str(folder / "tiny.onnx")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "unreadable: the content is not an image" in lines[1]
+    assert "unreadable: the file can't be read: No such file" in lines[2]
+    assert "2 unreadable" in lines[5]
+
+
+def test_a_folder_is_answered_as_its_files_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(folder / "tiny.onnx")
+    assert cli.main(["predict", str(folder), "--model", model]) == 0
+    of_folder = capsys.readouterr().out.splitlines()
+    assert cli.main(["predict", *(str(folder / f"{number}.png") for number in range(3)), "--model", model]) == 0
+    of_files = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in of_folder] == [line.split()[1:] for line in of_files]
+
+
+@pytest.mark.parametrize("words", [[], ["predict"], ["unknown"], ["predict", "a.png", "--mod", "x"]])
+def test_a_wrong_command_exits_with_2_and_says_how_it_is_used(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(words)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: digits")
+
+
+def test_without_a_choice_the_newest_model_of_the_store_answers(folder: Path, home: Path) -> None:
+    done = digits(folder, "predict", "0.png", "1.png", BENTOML_HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["model", "digits:v1"]
+
+
+def test_provenance_without_any_model_says_how_to_train_one(folder: Path) -> None:
+    done = digits(folder, "provenance", "champion")
+    assert done.returncode == 1
+    assert "there is no registered model yet: train one with" in done.stderr
+    assert "Traceback" not in done.stderr

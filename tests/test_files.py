@@ -1,0 +1,57 @@
+"""Files are there whole or not at all, and errors that users can mend are explained in a line."""
+
+import errno
+import json
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from digits.data import DataError
+from pipelines.errors import UserError, explain
+from pipelines.files import write, write_json
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "state.json"
+    write_json(path, {"epoch": 3})
+    with pytest.raises(OSError, match="No space"):
+        write(path, fail)
+    assert json.loads(path.read_text()) == {"epoch": 3}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "mlruns/x"), "the disk is full: make room (mlruns/x)"),
+        (PermissionError(errno.EACCES, "Permission denied", "mlruns"), "no permission"),
+        (OSError(errno.EROFS, "Read-only file system", "mlruns"), "read-only"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "is the disk full?"),
+        (DataError("train-images is damaged"), "train-images is damaged"),
+        (UserError("mend it"), "mend it"),
+    ],
+)
+def test_what_a_user_can_mend_is_explained_in_one_line(error: Exception, expected: str) -> None:
+    line = explain(error)
+    assert line is not None
+    assert expected in line
+    assert "\n" not in line
+
+
+def test_the_cause_of_an_error_is_found_behind_it() -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left")
+        except OSError as cause:
+            raise RuntimeError("could not log") from cause
+    except RuntimeError as error:
+        assert "the disk is full" in (explain(error) or "")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    assert explain(KeyError("recipe")) is None

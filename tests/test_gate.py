@@ -1,0 +1,94 @@
+"""The gate lets through what is not worse, and says why it keeps out what is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.gate import Evidence, compare, decide
+
+
+def evidence(version: int = 1, wrong: int = 30, count: int = 10_000, **changes: object) -> Evidence:
+    """`wrong` mistakes on the test digits, 40 of 1,000 hard photographs, 100 times right of 115 under corruption."""
+    right = np.ones(count, bool)
+    right[:wrong] = False
+    photographs = np.ones(1_000, bool)
+    photographs[:40] = False
+    sets = {"test_digits": "t", "photographs_hard": "p", "corruptions": "c"}
+    answers = {"test_digits": right, "photographs_hard": photographs, "corruptions": np.full(1_000, 100, np.uint16)}
+    made = Evidence(version, "mnist", float(right.mean()), sets, answers)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_the_first_model_above_the_floor_becomes_champion() -> None:
+    assert decide(evidence(), None, 0.98).promote
+
+
+def test_nothing_below_the_floor_becomes_champion() -> None:
+    decision = decide(evidence(wrong=300), None, 0.98)
+    assert not decision.promote
+    assert "97.00% is below the floor of 98.00%" in decision.reasons[0]
+
+
+def test_an_equal_model_is_let_through() -> None:
+    assert decide(evidence(2), evidence(1), 0.98).promote
+
+
+def test_a_few_mistakes_more_are_chance() -> None:
+    assert decide(evidence(2, wrong=34), evidence(1, wrong=30), 0.98).promote
+
+
+def test_a_significantly_worse_model_is_kept_out_and_the_reason_has_the_numbers() -> None:
+    decision = decide(evidence(2, wrong=80), evidence(1, wrong=30), 0.98)
+    assert not decision.promote
+    assert "99.20% against 99.70% of 10,000 (McNemar p =" in decision.reasons[0]
+
+
+def test_better_on_clean_digits_does_not_outweigh_worse_on_photographs() -> None:
+    better = evidence(2, wrong=5)
+    photographs = np.ones(1_000, bool)
+    photographs[:100] = False
+    better.right["photographs_hard"] = photographs
+    decision = decide(better, evidence(1, wrong=60), 0.98)
+    assert not decision.promote
+    assert "photographs hard" in decision.reasons[0]
+
+
+def test_worse_under_corruption_is_kept_out() -> None:
+    worse = evidence(2)
+    worse.right["corruptions"] = np.full(1_000, 97, np.uint16)
+    decision = decide(worse, evidence(1), 0.98)
+    assert not decision.promote
+    assert "corruptions" in decision.reasons[0]
+
+
+def test_a_model_of_the_bundled_digits_never_replaces_one_of_mnist() -> None:
+    bundled = evidence(2, wrong=0, dataset="digits")
+    assert not decide(bundled, evidence(1, wrong=150), 0.5).promote
+
+
+def test_a_model_of_mnist_replaces_one_of_the_bundled_digits() -> None:
+    assert decide(evidence(2), evidence(1, wrong=0, dataset="digits"), 0.98).promote
+
+
+def test_other_test_pictures_are_never_compared() -> None:
+    quick = evidence(2, wrong=0, count=200, sets={"test_digits": "of a quick try"})
+    decision = decide(quick, evidence(1), 0.98)
+    assert not decision.promote
+    assert "other test pictures (200) than the champion (10,000)" in decision.reasons[0]
+
+
+def test_sets_that_only_one_model_was_measured_on_do_not_count() -> None:
+    more = evidence(2)
+    more.sets["my_pictures"] = "m"
+    more.right["my_pictures"] = np.zeros(100, bool)
+    assert decide(more, evidence(1), 0.98).promote
+
+
+@pytest.mark.parametrize("gain", [-1, 1])
+def test_the_comparison_knows_which_side_is_better(gain: int) -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(50, 60, 500)
+    _, p, better = compare("corruptions", counts + gain, counts)
+    assert p < 0.001
+    assert np.sign(better) == gain
