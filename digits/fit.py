@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from digits.augment import augment
 from digits.data import Split
@@ -28,6 +28,7 @@ from digits.network import DIGITS, DigitNet, eleven_way
 
 NOT_A_DIGIT = DIGITS  # the eleventh class
 AVERAGE_EVERY = 8  # steps; averaging 28 million weights at each step costs 5% of the training
+MEMORY = 0.97  # of the average at each update
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def fit(
     where = choose_device(device)
     torch.manual_seed(seed)
     net = DigitNet(recipe.dropout).to(where).to(memory_format=torch.channels_last)
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.97), use_buffers=True)  # type: ignore[no-untyped-call]
+    average = AveragedModel(net, multi_avg_fn=_average, use_buffers=True)
     batches = _Batches(recipe, train, where, seed)
     optimizer = torch.optim.AdamW(_parameter_groups(net, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -214,6 +215,17 @@ def _parameter_groups(net: DigitNet, weight_decay: float) -> list[dict[str, obje
     decay = [parameter for parameter in net.parameters() if parameter.ndim > 1]
     keep = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def _average(averaged: Any, current: Any, updates: Any) -> None:
+    """Exponential average that forgets its beginning: short trainings would else be judged by their first weights."""
+    memory = min(MEMORY, (1 + int(updates)) / (10 + int(updates)))
+    for old, new in zip(averaged, current, strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - memory)
+        else:
+            old.copy_(new)  # batch normalisation's counters
 
 
 def _targets(labels: Tensor, smoothing: float) -> Tensor:

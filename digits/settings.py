@@ -44,7 +44,7 @@ class Settings:
 
 # name: (lowest, highest, what it is for). Numbers only; the words have checks of their own below.
 RANGES: dict[str, tuple[float, float, str]] = {
-    "workers": (1, 256, "processes; auto means one for every two cores: a worker uses two, one for HTTP and one for the model"),
+    "workers": (1, 256, "processes, each busy on up to two cores (HTTP, model); auto means one for every two"),
     "threads": (1, 64, "threads that decode large pictures and batches"),
     "model_threads": (1, 64, "threads inside one call of the model"),
     "max_batch_size": (1, 4096, "pictures the model sees at once, at most; 1 means no batching"),

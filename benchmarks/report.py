@@ -1,0 +1,132 @@
+"""What the benchmark found, for people: the results in, JSON, a Markdown table and a picture out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HEAD = "| | requests/s, 1 | 32 | 128 connections | p50 / p99 at 32, ms | errors | CPU, ms | memory, MB | ready, s | wrong |"
+RULE = "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+
+
+def write(results: dict[str, Any], out: Path) -> str:
+    """Saves serving.json, serving.md and serving.png; gives the Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "serving.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = markdown(results)
+    (out / "serving.md").write_text(text)
+    plot(results, out / "serving.png")
+    return text
+
+
+def markdown(results: dict[str, Any]) -> str:
+    machine, found = results["machine"], results["results"]
+    lines = [
+        "# Serving: measured beside its peers",
+        "",
+        f"`make bench` on {machine['date']}: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB,"
+        f" Python {machine['python']}; load from {machine['generator']}; the median of {results['rounds']}"
+        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']}), one reading of"
+        " the picture for all. CPU is the processor time of a request; “wrong” counts digits that differ from those of"
+        " the full-precision model, among the ones that it is sure of.",
+        "",
+        "## One 28×28 PNG a request",
+        "",
+        HEAD,
+        RULE,
+        *(png_row(name, result) for name, result in found.items()),
+        "",
+        "## One 640×480 JPEG photograph a request, 32 connections",
+        "",
+        "| | requests/s | p50, ms | p99, ms | errors | CPU a request, ms |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(row(name, result["photo"][0]) for name, result in found.items() if "photo" in result),
+        "",
+        "## 64 PNG a request, 4 connections",
+        "",
+        "| | pictures/s | p50, ms | p99, ms | errors | CPU a picture, ms |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(row(name, result["batch"][0]) for name, result in found.items() if "batch" in result),
+        "",
+        *ceilings(results),
+        "## Versions",
+        "",
+        ", ".join(f"{name} {number}" for name, number in machine["versions"].items()) + ".",
+        "",
+    ]
+    if results["failed"]:
+        lines += ["## Left out", "", *(f"- {name}: {why}" for name, why in results["failed"].items()), ""]
+    return "\n".join(lines)
+
+
+def png_row(name: str, result: dict[str, Any]) -> str:
+    by_count = {int(m["connections"]): m for m in result["png"]}
+    rates = [spread(by_count[count]) if count in by_count else "" for count in (1, 32, 128)]
+    middle = by_count.get(32, result["png"][-1])
+    cells = [
+        name,
+        *rates,
+        f"{middle['p50']:.1f} / {middle['p99']:.1f}",
+        str(int(sum(m["errors"] for m in result["png"]))),
+        f"{middle['cpu_ms']:.2f}",
+        f"{result['memory']:.0f}",
+        f"{result['ready_seconds']:.1f}",
+        str(int(result["wrong"])),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def row(name: str, m: dict[str, Any]) -> str:
+    cells = [name, spread(m), f"{m['p50']:.1f}", f"{m['p99']:.1f}", str(int(m["errors"])), f"{m['cpu_ms']:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def spread(m: dict[str, Any]) -> str:
+    """The median rate, with the lowest and the highest."""
+    if len(m["rates"]) == 1:
+        return f"{m['rate']:,.0f}"
+    return f"{m['rate']:,.0f} ({min(m['rates']):,.0f}–{max(m['rates']):,.0f})"
+
+
+def ceilings(results: dict[str, Any]) -> list[str]:
+    """What the HTTP stack and the model would allow together: cores ÷ (processor time of one + of the other)."""
+    found, alone = results["results"], results["model_alone_cpu_ms"]
+    null = next((result for name, result in found.items() if name.startswith("ceiling")), None)
+    ours = found.get("this service")
+    text = ", ".join(f"{size}: {cost:.3f}" for size, cost in alone.items())
+    lines = ["## Ceilings", "", f"The int8 model alone, ms of processor for a picture by batch size: {text}.", ""]
+    if null and ours:
+        http = next(m for m in null["png"] if m["connections"] == 32)
+        best = next(m for m in ours["png"] if m["connections"] == 32)
+        together = results["machine"]["cores"] * 1000 / (http["cpu_ms"] + min(alone.values()))
+        lines += [
+            f"The service with a model that does nothing: {http['cpu_ms']:.3f} ms of processor a request, imaging"
+            f" included, {http['rate']:,.0f} requests/s at 32 connections. With both costs,"
+            f" {results['machine']['cores']} cores that did nothing else would allow {together:,.0f}; the service"
+            f" reaches {best['rate'] / together:.0%} of it beside the load generator.",
+            "",
+        ]
+    return lines
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(results["results"])[::-1]
+    rates = [next((m["rate"] for m in results["results"][n]["png"] if m["connections"] == 32), 0.0) for n in names]
+    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(names) + 1.2))
+    colours = [
+        "#1f6f8b" if n.startswith("this service") else "#bbbbbb" if n.startswith("ceil") else "#c98a5a" for n in names
+    ]
+    axes.barh(names, rates, color=colours)
+    for index, rate in enumerate(rates):
+        axes.text(rate, index, f" {rate:,.0f}", va="center", fontsize=8)
+    axes.set_xlabel("28×28 PNG requests a second, 32 connections (more is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,216 @@
+"""Promotion against a real MLflow registry and a real BentoML store, with small models and made-up answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from pipelines.parameters import Promote
+from tests.models import tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and BentoML's own
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty project folder with a run database and a BentoML store of its own."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+        from bentoml._internal.configuration.containers import BentoMLContainer
+        from bentoml._internal.models import ModelStore
+
+        from pipelines import tracking
+
+        patch.chdir(folder)
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        (folder / "bentoml" / "models").mkdir(parents=True)
+        BentoMLContainer.model_store.set(ModelStore(folder / "bentoml" / "models"))
+        tracking.connect()
+        yield folder
+        BentoMLContainer.model_store.reset()
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def made(world: Path) -> Callable[..., int]:
+    """Registers a small model that made so many mistakes on 1,000 test digits; gives its version."""
+    import mlflow
+
+    from pipelines import registry, tracking
+
+    def make(wrong: int, *, dataset: str = "mnist", measured: bool = True, seed: int = 0) -> int:
+        with tracking.run("Training", "training", tags={"dataset": dataset, "fingerprint": "f" * 64}) as run:
+            model = onnx.load_from_string(tiny_model(seed))
+            info = mlflow.onnx.log_model(model, name="model", pip_requirements=[], save_as_external_data=False)
+            stored = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}")) / "model.onnx"
+        digest = hashlib.sha256(stored.read_bytes()).hexdigest()
+        version = registry.register({"run_id": run.info.run_id, "model_id": info.model_id, "sha256": digest})
+        if measured:
+            registry.describe(version, report(world, wrong))
+        return version
+
+    return make
+
+
+def report(world: Path, wrong: int) -> dict[str, Any]:
+    """What `evaluate` leaves behind, for a model with so many mistakes."""
+    import mlflow
+
+    from pipelines import tracking
+
+    right = np.arange(1_000) >= wrong
+    summary = {"metrics": {"test_accuracy": float(right.mean())}, "test_count": 1_000}
+    with tracking.run("Report", "report") as run:
+        np.savez(world / "answers.npz", **{"test_digits.correct": right, "test_digits.guesses": right.astype(np.uint8)})
+        mlflow.log_artifact(str(world / "answers.npz"), "report")
+        mlflow.log_dict({"test_digits": "the same"}, "report/sets.json")
+        mlflow.log_dict(summary, "report/summary.json")
+        mlflow.log_text("| set |\n", "report/table.md")
+    return {**summary, "report_run": run.info.run_id}
+
+
+def promote(asked: str, **parameters: str) -> dict[str, Any]:
+    from pipelines import promote, registry
+
+    return promote.promote(registry.find(asked), Promote(version=asked, **parameters))
+
+
+def newest() -> str:
+    import bentoml
+
+    return str(bentoml.models.get("digits").tag)
+
+
+@pytest.fixture(scope="module")
+def champion(made: Callable[..., int]) -> int:
+    """Version 1, champion, with 10 mistakes in 1,000."""
+    version = made(10)
+    assert promote(str(version))["promoted"]
+    return version
+
+
+def test_a_champion_is_the_newest_model_of_the_store_and_says_where_it_comes_from(champion: int, made: Any) -> None:
+    import bentoml
+
+    from pipelines import registry, store
+
+    promote(str(champion))
+    version = registry.find("champion")
+    assert int(version.version) == champion
+    stored = bentoml.models.get(newest())
+    assert str(stored.tag) == store.champion_tag() == f"digits:v{champion}-{version.tags['model_id'][2:10]}"
+    facts = stored.info.metadata
+    assert {"version", "model_id", "run_id", "git_commit", "dirty", "dataset", "fingerprint", "sha256"} <= set(facts)
+    assert facts["sha256"] == store.digest(stored)
+    assert facts["version"] == str(champion)
+
+
+def test_a_worse_model_stays_out_and_the_reason_is_kept(champion: int, made: Callable[..., int]) -> None:
+    from pipelines import registry
+
+    worse = made(60, seed=1)
+    result = promote(str(worse), floor="0.5")
+    assert not result["promoted"]
+    assert int(registry.find("champion").version) == champion
+    assert "significantly worse" in registry.find(str(worse)).tags["gate"]
+    assert "challenger" in registry.find(str(worse)).aliases
+
+
+def test_a_refusal_ends_the_step_with_an_error(champion: int, made: Callable[..., int]) -> None:
+    from pipelines import promote as step
+
+    worse = made(70, seed=1)
+    with pytest.raises(step.Refused, match=f"version {worse} is not promoted"):
+        step.run(Promote(version=str(worse), floor="0.5"))
+
+
+def test_a_model_that_was_not_measured_is_not_promoted(champion: int, made: Callable[..., int]) -> None:
+    from pipelines.errors import UserError
+
+    blind = made(0, measured=False)
+    with pytest.raises(UserError, match=rf"mlflow run . -e evaluate -P model={blind}"):
+        promote(str(blind))
+
+
+def test_a_better_model_replaces_the_champion_and_an_older_one_can_be_put_back(
+    champion: int, made: Callable[..., int]
+) -> None:
+    import bentoml
+
+    from pipelines import registry
+
+    better = made(3, seed=2)
+    result = promote("latest")
+    assert result["promoted"]
+    assert newest() == result["tag"]
+    assert registry.by_alias("challenger") is None or registry.by_alias("challenger").version != str(better)
+
+    stored = Path(bentoml.models.get(f"digits:v{champion}").path) / "mlflow_model" / "model.onnx"
+    before = stored.stat().st_ino
+    back = promote(str(champion))
+    assert back["promoted"]
+    assert "roll-back" in back["why"]
+    assert newest() == back["tag"]
+    assert stored.stat().st_ino == before, "whoever was serving it lost its file"
+    assert sorted(bentoml.models.list("digits"), key=lambda m: m.creation_time)[-1].tag.version == back["tag"][7:]
+
+
+def test_a_model_of_the_bundled_digits_is_not_put_in_the_place_of_one_of_mnist(
+    champion: int, made: Callable[..., int]
+) -> None:
+    bundled = made(0, dataset="digits", seed=3)
+    result = promote(str(bundled), floor="0.5")
+    assert not result["promoted"]
+    assert "never replaces one of MNIST" in result["why"]
+
+
+def test_half_an_import_is_done_again(champion: int, made: Any) -> None:
+    import bentoml
+
+    from pipelines import store
+
+    tag = promote(str(champion))["tag"]
+    damaged = next(Path(bentoml.models.get(tag).path).glob("**/model.onnx"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    promote(str(champion))
+    assert store.digest(bentoml.models.get(tag)) == bentoml.models.get(tag).info.metadata["sha256"]
+
+
+def test_registering_the_same_training_twice_makes_one_version(champion: int, made: Any) -> None:
+    from pipelines import registry
+
+    version = registry.find(str(champion))
+    trained = {name: version.tags[name] for name in ("model_id", "sha256")} | {"run_id": version.run_id}
+    count = len(registry.versions())
+    assert registry.register(trained) == champion
+    assert len(registry.versions()) == count
+
+
+@pytest.mark.parametrize("asked", ["999", "nobody"])
+def test_a_version_that_is_not_there_is_refused_with_those_that_are(champion: int, made: Any, asked: str) -> None:
+    from pipelines import registry
+    from pipelines.errors import UserError
+
+    with pytest.raises(UserError, match=rf"\b{champion}\b"):
+        registry.find(asked)
+
+
+def test_provenance_leads_from_a_version_to_its_file(champion: int, made: Any) -> None:
+    from pipelines import cli
+
+    facts = json.loads(json.dumps(cli.provenance("champion")))
+    assert facts["model"] == f"digits:{champion}"
+    assert facts["bento_model"] == promote(str(champion))["tag"]
+    assert len(facts["sha256"]) == 64
+    assert facts["fingerprint"] == "f" * 64
