@@ -111,10 +111,10 @@ def load_model(model: bentoml.Model, bento: str) -> Loaded:
     expected = known.get("sha256")
     if expected and expected != classifier.sha256:
         raise StartError(
-            f"the stored model {model.tag} has been altered: sha256 {classifier.sha256}, registered as {expected}"
+            f"the stored model {model.tag} has been altered: sha256 {classifier.sha256}, registered as {expected!s}"
         )
     version = known.get("version") or (None if "version" in classifier.metadata else model.tag.version)
-    name = f"{NAME}:{version or classifier.version}"
+    name = f"{NAME}:{version or classifier.version!s}"
     facts = (
         "version",
         "model_id",
@@ -144,7 +144,7 @@ def load_model(model: bentoml.Model, bento: str) -> Loaded:
     return Loaded(classifier, str(model.tag), name, provenance)
 
 
-class Application(ServiceAppFactory):
+class Application(ServiceAppFactory):  # type: ignore[misc]
     """BentoML's application with the front before it, the page beside it and no middleware on every request."""
 
     front: Front
@@ -231,7 +231,8 @@ class Application(ServiceAppFactory):
             rows = await self._to_thread(predict, images)
             return np.split(rows, np.cumsum([len(request) for request in requests[:-1]]))
 
-        return queue(together)
+        queued: Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]] = queue(together)
+        return queued
 
     def announce(self) -> None:
         loaded = self.instance.current
@@ -264,7 +265,7 @@ class Page(StaticFiles):
         return response
 
 
-class Server(Service[Any]):
+class Server(Service[Any]):  # type: ignore[misc]
     """A BentoML service that is served by the application above."""
 
     def inject_config(self) -> None:
@@ -294,7 +295,7 @@ class Digits:
         self.latest = -1
         self.take(load_model(find(SETTINGS.model or pinned), self.bento))
 
-    @bentoml.on_deployment
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
         """Runs once, before any worker: a model that can't be served ends the start here."""
@@ -309,7 +310,7 @@ class Digits:
     def current(self) -> Loaded:
         return self.generations[self.latest]
 
-    @bentoml.api(
+    @bentoml.api(  # type: ignore[untyped-decorator]
         batchable=True,
         max_batch_size=max(2, SETTINGS.max_batch_size),  # BentoML's decorator takes no 1; its queue does
         max_latency_ms=int(SETTINGS.timeout * 1000),
@@ -328,6 +329,8 @@ svc = bentoml.service(
     name=NAME,
     service_class=Server,
     workers=SETTINGS.workers,
-    image=ServingImage(base_image="python:3.11-slim", lock_python_packages=False, models=(str(Digits.stored.tag),)),
+    image=ServingImage(  # type: ignore[call-arg]  # BentoML's Image has no types to inherit
+        base_image="python:3.11-slim", lock_python_packages=False, models=(str(Digits.stored.tag),)
+    ),
     labels={"project": "digits"},
 )(Digits)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-HEAD = "| | requests/s, 1 | 32 | 128 connections | p50 / p99 at 32, ms | errors | CPU, ms | memory, MB | ready, s | wrong |"
+HEAD = "| | requests/s, 1 | 32 | 128 connections | p50 / p99 at 32, ms | errors | CPU, ms | MB | ready, s | wrong |"
 RULE = "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 
 
@@ -27,9 +27,9 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"`make bench` on {machine['date']}: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB,"
         f" Python {machine['python']}; load from {machine['generator']}; the median of {results['rounds']}"
-        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']}), one reading of"
-        " the picture for all. CPU is the processor time of a request; “wrong” counts digits that differ from those of"
-        " the full-precision model, among the ones that it is sure of.",
+        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']}),"
+        " one reading of the picture for all. CPU is the processor time of a request; “wrong” counts digits that differ"
+        " from those of the full-precision model, among the ones that it is sure of.",
         "",
         "## One 28×28 PNG a request",
         "",

@@ -1,4 +1,6 @@
-"""The bytes of an image file come in, its pixels as a person would see them go out: grey or RGB, upright, opaque, of a bounded size.
+"""The bytes of an image file come in, its pixels as a person would see them go out.
+
+They are grey or RGB, upright, opaque and of a bounded size.
 
 Nothing but ImageError escapes for any bytes, and no pixel is decoded before the header has been checked.
 """
@@ -49,7 +51,7 @@ class Limits:
     max_pixels: int = 100_000_000
 
 
-def decode(data: bytes, limits: Limits = Limits()) -> Pixels:  # noqa: B008  (frozen)
+def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
     """Decodes an image file to uint8, (h, w) grey or (h, w, 3) RGB.
 
     The content decides on the format, not a name. EXIF rotation is applied, transparency composited on what the
@@ -75,7 +77,9 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:  # noqa: B008  (fr
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_many_pixels", f"the {kind} file declares too many pixels: {error}", 422) from error
     except MemoryError as error:
-        raise ImageError("unusable_image", f"the {kind} file does not fit into memory: send a smaller one", 422) from error
+        raise ImageError(
+            "unusable_image", f"the {kind} file does not fit into memory: send a smaller one", 422
+        ) from error
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
         raise ImageError(
             "truncated_image", f"the {kind} file is cut short or damaged ({_line(error)}): send it again, whole"
@@ -201,9 +205,9 @@ def _eight_bits(values: NDArray[np.generic]) -> Pixels:
     """16- and 32-bit greys as 8: the full range, or the range used where that is far from full."""
     numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=65535.0, neginf=0.0)
     low, high = float(numbers.min()), float(numbers.max())
-    if values.dtype.kind in "ui" and 0 <= low and 4096 <= high <= 65535:
+    if values.dtype.kind in "ui" and low >= 0 and 4096 <= high <= 65535:
         return (numbers / 256).astype(np.uint8)
-    if values.dtype.kind in "ui" and 0 <= low and high <= 255:
+    if values.dtype.kind in "ui" and low >= 0 and high <= 255:
         return numbers.astype(np.uint8)
     if high - low < 1e-6:
         return np.zeros(values.shape, np.uint8)

@@ -55,7 +55,12 @@ def read(data: bytes, limits: Limits = Limits()) -> Reading:  # noqa: B008  (fro
 
 def interpret(picture: Bytes) -> Reading:
     """Reads pixels, uint8 (h, w) grey or (h, w, 3) RGB, of any size from 1×1. Raises ValueError for anything else."""
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)) or not picture.size:
+    if (
+        picture.dtype != np.uint8
+        or picture.ndim not in (2, 3)
+        or picture.shape[2:] not in ((), (3,))
+        or not picture.size
+    ):
         raise ValueError(f"expected uint8 (h, w) or (h, w, 3), got {picture.dtype} {picture.shape}")
     if int(picture.max()) - int(picture.min()) < 4:
         return BLANK
@@ -125,7 +130,7 @@ def _reading(picture: Bytes, views: list[_View]) -> Reading:
         for shape in view.shapes[:2]:
             if view.belief * shape.score < 0.3 * best or len(images) == MOST:
                 break
-            image = _drawn(picture, view, shape)
+            image = _drawn(view, shape)
             if image.any() and all(float(cv2.absdiff(image, other).mean()) > 6 for other in images):
                 images.append(image)
     if not images:
@@ -174,7 +179,7 @@ def _view(ink: Floats, dark_ink: bool, belief: float, faint: bool) -> _View:
     return _View(ink, labels, [shape for shape in shapes if shape.size >= max(least, 8)], dark_ink, belief)
 
 
-def _drawn(picture: Bytes, view: _View, shape: Shape) -> Bytes:
+def _drawn(view: _View, shape: Shape) -> Bytes:
     """One shape, alone, as MNIST would have it."""
     ink, labels = view.ink, view.labels
     chosen = np.zeros(int(labels.max()) + 1, np.uint8)

@@ -22,7 +22,8 @@ ERRORS = {
 class Picture(BaseModel):
     """One picture."""
 
-    image: str = Field(description="the image file", json_schema_extra={"format": "binary"})
+    # "file" is what BentoML's own client looks for: it then sends a form. OpenAPI is told of a binary string.
+    image: str = Field(description="the image file", json_schema_extra={"type": "file", "format": "binary"})
 
 
 class PictureAnswer(BaseModel):

@@ -1,4 +1,4 @@
-"""An ink map with the printed lines of a page in it comes in; the same map without them goes out, the handwriting whole.
+"""An ink map with the printed lines of a page comes in; the same map without them goes out, the handwriting whole.
 
 A ruling crosses the page, is straight or slightly bent, and is thinner or paler than the pen. As in the removal of
 staff lines from music (Dalitz et al., 2008) it is taken away only where nothing thicker or darker crosses it.

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from digits.ink import Bytes, Floats
+from digits.ink import Floats
 
 MOST_PARTS = 60
 
@@ -165,7 +165,7 @@ def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:
 
 
 def rivals(shapes: list[Shape]) -> list[Shape]:
-    """The shapes beside the first that could be digits as well: about as high, as heavy and as dark, inside the frame."""
+    """The shapes beside the first that could be digits too: about as high, as heavy and as dark, inside the frame."""
     main = shapes[0]
     x, y, w, h = main.box
     found = []

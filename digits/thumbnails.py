@@ -82,7 +82,9 @@ def grey(picture: Bytes) -> Bytes:
 def ring(image: Bytes, depth: int = 2) -> Bytes:
     """The pixels along the four sides, in one row."""
     inner = image[depth:-depth]
-    return np.concatenate((image[:depth].ravel(), image[-depth:].ravel(), inner[:, :depth].ravel(), inner[:, -depth:].ravel()))
+    return np.concatenate(
+        (image[:depth].ravel(), image[-depth:].ravel(), inner[:, :depth].ravel(), inner[:, -depth:].ravel())
+    )
 
 
 def squared(image: Bytes) -> Bytes:
@@ -107,7 +109,7 @@ def as_mnist(picture: Bytes) -> Bytes | None:
     if image.max() < 200:
         return None
     mask = (image > 40).astype(np.uint8)
-    x, y, w, h = cv2.boundingRect(mask)
+    _, _, w, h = cv2.boundingRect(mask)
     moments = cv2.moments(image)
     off = max(abs(moments["m10"] / moments["m00"] - 13.5), abs(moments["m01"] / moments["m00"] - 13.5))
     return image if 18 <= max(w, h) <= 21 and off < 1.2 and mask.mean() < 0.4 else None
@@ -129,7 +131,9 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     ink = np.clip((upright.astype(np.float32) - base) / max(top - base, 1), 0, 1)
     mask = (ink > 0.4).astype(np.uint8)
     # A drawing or a scan: ground and ink are flat, and there is little between them.
-    clean = float(((ink > 0.12) & (ink < 0.8)).mean()) < 0.25 and float((ring(mask)).mean()) < 0.25 and mask.mean() < 0.45
+    clean = (
+        float(((ink > 0.12) & (ink < 0.8)).mean()) < 0.25 and float((ring(mask)).mean()) < 0.25 and mask.mean() < 0.45
+    )
     clean = clean and float(np.abs(rim.astype(np.float32) - ground)[ring(mask) == 0].mean()) < 10
     x, y, w, h = cv2.boundingRect(mask)
     inside = x >= 2 and y >= 2 and x + w <= SIDE - 2 and y + h <= SIDE - 2

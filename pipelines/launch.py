@@ -64,7 +64,7 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
     status, code, adopted = "FAILED", 1, False
     try:
         tracking.connect()
-        adopted = tracking.adopt(launcher, experiment)
+        adopted = tracking.adopt(launcher, None if step == "worker" else experiment)
         importlib.import_module(f"pipelines.{step}").run(parameters)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:

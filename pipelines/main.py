@@ -30,7 +30,7 @@ def run(parameters: Main) -> None:
             print("material: synthetic photographs and pictures of no digit")
             material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
             print(f"study: at most {parameters.trials} trials in {parameters.tune_minutes:g} minutes")
-            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters))))
+            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, data.fingerprint))))
             print(f"training: {parameters.epochs} epochs")
             trained = train(job, data, material, recipe, parameters)
             print("report: the test digits are read now")

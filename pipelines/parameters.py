@@ -88,6 +88,7 @@ PATTERNS = {
     "version": "latest, champion, challenger or a version number",
     "floor": "auto or an accuracy from 0 to 1",
     "recipe": "best, default or the id of a run that has a recipe",
+    "study": "a name of letters, digits, dots, dashes and underscores",
 }
 VERSION = r"^(latest|champion|challenger|[1-9][0-9]{0,8})$"
 
@@ -124,7 +125,11 @@ class DataParameters(Parameters):
         return Path(self.data_dir or os.environ.get("MNIST_ROOT", "") or "data").expanduser()
 
 
+StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
 class _Study(Parameters):
+    study: StudyName = Field("digits", description="name by which workers find the study")
     trials: int = Field(10, ge=0, le=10_000, description="trials of the study, at most; 0: no study, default recipe")
     tune_minutes: float = Field(3.0, ge=0.1, le=100_000, description="time for the study, its confirmation included")
 
@@ -164,6 +169,15 @@ class Main(_Promotion, _Report, DataParameters, _Study, _Training):
 
 class Tune(DataParameters, _Study):
     """The study alone."""
+
+
+class Worker(Parameters):
+    """One more process for a study that is started elsewhere."""
+
+    study: StudyName = Field(description="name of the study; of several that are open, the newest is joined")
+    data_dir: str = Field("", description="folder above MNIST/raw; empty: MNIST_ROOT, else data")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
+    wait_minutes: float = Field(15.0, ge=0, le=100_000, description="how long to wait for the study to be started")
 
 
 class Train(DataParameters, _Training):
@@ -217,4 +231,5 @@ ENTRY_POINTS: dict[str, type[Parameters]] = {
     "evaluate": Evaluate,
     "promote": Promote,
     "predict": Predict,
+    "worker": Worker,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ def _connect() -> None:
     import pipelines
 
     address = os.environ.get("RAY_ADDRESS") or None
+    _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what can't be: `kept` outlives every actor
     # Nodes have the libraries; this code travels with the job, so that it is the same everywhere.
@@ -102,6 +104,17 @@ def _connect() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _knock(address: str | None) -> None:
+    """Raises UserError where nothing listens at HOST:PORT; Ray itself would wait for it for ever."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # auto, local or nothing: Ray finds it out by itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+    except OSError as error:
+        raise UserError(f"RAY_ADDRESS={address}: no cluster answers there: {error.strerror or error}") from None
 
 
 def _sentence(error: Exception) -> str:

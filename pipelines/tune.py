@@ -7,12 +7,9 @@ with another seed by more than chance. docs/how-it-works.md says more.
 
 from __future__ import annotations
 
-import os
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -20,7 +17,6 @@ import numpy as np
 import optuna
 import torch
 from numpy.typing import NDArray
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
 
 from digits.augment import augment
@@ -28,8 +24,7 @@ from digits.data import Split
 from digits.fit import EpochReport, Recipe, choose_device, fit, precision, predict_logits
 from digits.metrics import fit_temperature, scores_of
 from digits.network import DigitNet
-from pipelines import logbook, pictures, tracking
-from pipelines.files import FOLDER, write
+from pipelines import logbook, pictures, provenance, shared, tracking
 from pipelines.job import Job, open_job
 from pipelines.material import Material, load_data, named, prepare
 from pipelines.parameters import Main, Tune
@@ -70,7 +65,7 @@ def run(parameters: Tune) -> None:
         with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data)):
             logbook.log_start(data, parameters)
             material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
-            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters))))
+            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, data.fingerprint))))
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
 
 
@@ -80,72 +75,42 @@ def base_recipe(count: int) -> Recipe:
     return recipe if count >= 20_000 else replace(recipe, batch_size=128 if count >= 5_000 else 32)
 
 
-def study(job: Job, material: Material, parameters: Main | Tune) -> Recipe:
-    """Runs or goes on with the study under the active run; logs what came out. Gives the recipe to train with."""
+def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: str) -> Recipe:
+    """Runs or goes on with the study under the active run; logs what came out. Gives the recipe to train with.
+
+    Workers on other machines may run trials of it meanwhile; see pipelines/shared.py and pipelines/worker.py.
+    """
     default = base_recipe(len(material.train.digits))
     if parameters.trials == 0:
         return default
-    bench = Bench(job, material, parameters)
-    optuna_study = open_study(job, parameters.seed)
-    revive(optuna_study)
-    if not optuna_study.trials:
-        optuna_study.enqueue_trial({name: value for name, value in asdict(default).items() if name != "outliers"})
-    while (left := parameters.trials - len(finished(optuna_study))) > 0 and bench.has_time(optuna_study):
-        optuna_study.optimize(
-            lambda trial: bench.objective(trial, default),
-            n_trials=left,
-            catch=(RuntimeError,),
-            callbacks=[bench.stop_in_time],
-        )
-        if bench.stopped:
+    parent = mlflow.active_run()
+    assert parent is not None
+    bench = Bench(material, parameters, job.key, parent.info.run_id, spent=float(job.state.get("study seconds", 0.0)))
+    optuna_study = shared.create(
+        f"{parameters.study}-{parent.info.run_id[:8]}",
+        parameters.seed,
+        parameters.trials,
+        first={name: value for name, value in asdict(default).items() if name != "outliers"},
+        facts=bench.facts(fingerprint),
+    )
+    print(f"  other machines can help: mlflow run . -e worker -P study={optuna_study.study_name}")
+
+    def after_each(study: optuna.Study, _: FrozenTrial) -> None:
+        job.note("study seconds", bench.spent)
+        if not bench.has_time(study):
+            study.stop()
+
+    while bench.has_time(optuna_study):
+        shared.work(optuna_study, lambda trial: bench.objective(trial, default), [after_each])
+        if not shared.unsettled(optuna_study):
             break
+        if not shared.waiting(optuna_study):
+            shared.pause(optuna_study)
+            shared.take_back(optuna_study)
+    shared.close(optuna_study)
     best, why = bench.choose(optuna_study, default)
     log_study(optuna_study, best, why)
     return best
-
-
-def open_study(job: Job, seed: int) -> optuna.Study:
-    """The job's study in Optuna's own database; the sampler never repeats itself after an interruption."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    FOLDER.mkdir(exist_ok=True)
-    storage = RDBStorage(
-        os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{FOLDER / 'optuna.db'}",
-        engine_kwargs={"connect_args": {"timeout": 60}} if "OPTUNA_STORAGE" not in os.environ else {},
-        heartbeat_interval=20,
-        grace_period=60,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
-    )
-    parent = mlflow.active_run()
-    assert parent is not None
-    name = f"{job.key} {parent.info.run_id[:8]}"
-    tried = next(
-        (summary.n_trials for summary in optuna.get_all_study_summaries(storage) if summary.study_name == name), 0
-    )
-    return optuna.create_study(
-        study_name=name,
-        storage=storage,
-        sampler=optuna.samplers.TPESampler(seed=seed + tried, multivariate=True, n_startup_trials=5),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-        load_if_exists=True,
-    )
-
-
-def finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-
-def revive(study: optuna.Study) -> None:
-    """Queues again what was interrupted: trials of a dead process, and those that a signal ended."""
-    for trial in study.get_trials(deepcopy=False):
-        process = trial.user_attrs.get("process", "")
-        if trial.state == TrialState.RUNNING and process and tracking.is_dead(process):
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        elif not (trial.state == TrialState.FAIL and trial.user_attrs.get("interrupted")):
-            continue
-        retried = {other.user_attrs.get("retry of") for other in study.get_trials(deepcopy=False)}
-        if trial.number not in retried and trial.params:
-            study.enqueue_trial(trial.params, user_attrs={"retry of": trial.number})
 
 
 def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
@@ -168,14 +133,29 @@ def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
 class Bench:
     """Where recipes are tried: a part of the digits, three kinds of validation pictures, and a clock."""
 
-    def __init__(self, job: Job, material: Material, parameters: Main | Tune) -> None:
-        self.job, self.parameters = job, parameters
+    def __init__(
+        self,
+        material: Material,
+        parameters: Main | Tune,
+        job: str,
+        parent: str,
+        *,
+        spent: float = 0.0,
+        proxy: tuple[int, int] | None = None,
+    ) -> None:
+        """`job` and `parent` are the job's key and its run; `proxy`, the digits and epochs of a trial, is what a worker
+        takes over from whoever started the study, so that all trials are alike whatever machine they are on."""
+        self.parameters, self.job, self.parent = parameters, job, parent
+        self.helping = proxy is not None
         digits = material.train.digits
-        if choose_device(parameters.device).type == "cpu":
-            digits = _first(digits, PROXY_DIGITS)
+        if proxy is not None:
+            digits, self.epochs = _first(digits, proxy[0]), proxy[1]
+        else:
+            if choose_device(parameters.device).type == "cpu":
+                digits = _first(digits, PROXY_DIGITS)
+            longest = parameters.epochs if isinstance(parameters, Main) else 20
+            self.epochs = min(longest, max(2, min(20, PROXY_SHOWN // len(digits))))
         self.train = replace(material.train, digits=digits)
-        longest = parameters.epochs if isinstance(parameters, Main) else 20
-        self.epochs = min(longest, max(2, min(20, PROXY_SHOWN // len(digits))))
         validation = _first(material.validation, JUDGED)
         generator = torch.Generator().manual_seed(DISTURBED_SEED)
         disturbed = augment(torch.from_numpy(validation.images), generator, strength=0.5, disturbed=1.0)
@@ -184,8 +164,20 @@ class Bench:
         if self.photographs is not None:
             self.judged["photographs"] = self.photographs
         self.started = time.monotonic()
-        self.spent_before = float(job.state.get("study seconds", 0.0))
-        self.stopped = False
+        self.spent_before = spent
+
+    def facts(self, fingerprint: str) -> dict[str, Any]:
+        """What a worker must know: it makes the same pictures and trains as long, or does not take part."""
+        own = {name: getattr(self.parameters, name) for name in Tune.model_fields}
+        return {
+            "name": self.parameters.study,
+            "job": self.job,
+            "run": self.parent,
+            "fingerprint": fingerprint,
+            "code": provenance.code("pipelines.tune"),
+            "proxy": [len(self.train.digits), self.epochs],
+            "parameters": own,
+        }
 
     # -- time ---------------------------------------------------------------------------------------------------
     @property
@@ -197,34 +189,35 @@ class Bench:
         return self.parameters.tune_minutes * 60
 
     def has_time(self, study: optuna.Study) -> bool:
-        """Whether another trial and the confirmation, two trainings, fit in."""
-        took = [t.duration.total_seconds() for t in finished(study) if t.duration and t.state == TrialState.COMPLETE]
+        """Whether another trial and the confirmation, two trainings, fit in, going by the trials of this machine."""
+        took = [
+            t.duration.total_seconds()
+            for t in shared.finished(study)
+            if t.duration and t.state == TrialState.COMPLETE and not t.user_attrs.get("worker")
+        ]
         return self.spent + 3 * max(took, default=0.0) < self.budget
-
-    def stop_in_time(self, study: optuna.Study, _: FrozenTrial) -> None:
-        self.job.note("study seconds", self.spent)
-        if not self.has_time(study) or len(finished(study)) >= self.parameters.trials:
-            self.stopped = True
-            study.stop()
 
     # -- trials -------------------------------------------------------------------------------------------------
     def objective(self, trial: Trial, default: Recipe) -> float:
         """One trial as a child run: lower is better."""
-        trial.set_user_attr("process", tracking.process())
+        if self.helping:
+            trial.set_user_attr("worker", True)
         recipe = suggest(trial, default)
         name = (
             f"Trial {trial.number}: the default recipe"
             if recipe == default
             else f"Trial {trial.number}: {in_words(recipe, default, NAMED)}"
         )
-        with tracking.run(name, "trial", tags={"job": self.job.key, "trial": str(trial.number)}):
+        with tracking.run(name, "trial", tags={"job": self.job, "trial": str(trial.number)}, parent=self.parent) as run:
+            trial.set_user_attr("run", run.info.run_id)
             mlflow.log_params(asdict(recipe) | {"epochs": self.epochs, "trial": trial.number})
 
             def after(report: EpochReport) -> None:
                 logbook.log_epoch(report)
                 judged = report.validation_loss + (0 if np.isnan(report.hard_accuracy) else 1 - report.hard_accuracy)
                 trial.report(judged, report.epoch)
-                if report.epoch < self.epochs and (trial.should_prune() or self.spent > self.budget):
+                late = self.spent > self.budget and not self.helping  # the clock is that of who started the study
+                if report.epoch < self.epochs and (late or trial.should_prune()):
                     raise optuna.TrialPruned(f"after epoch {report.epoch}")
 
             try:
@@ -232,11 +225,7 @@ class Bench:
             except optuna.TrialPruned as pruned:
                 self.tell(trial.number, f"pruned {pruned}", recipe, default)
                 raise
-            except KeyboardInterrupt:
-                trial.set_user_attr("interrupted", True)
-                raise
             mlflow.log_metrics({"score": result.score, **{f"loss_{kind}": loss for kind, loss in result.means.items()}})
-            write(self._losses(trial.number), lambda file: np.savez(file, **result.losses))  # type: ignore[arg-type]
             self.tell(trial.number, f"score {result.score:.4f}", recipe, default)
             return result.score
 
@@ -255,10 +244,7 @@ class Bench:
 
     def tell(self, number: int, outcome: str, recipe: Recipe, default: Recipe) -> None:
         words = in_words(recipe, default) if recipe != default else "the default recipe"
-        print(f"  trial {number + 1} of {self.parameters.trials}, {self.spent:4.0f} s: {outcome}  ({words})")
-
-    def _losses(self, number: int) -> Path:
-        return self.job.folder / f"trial-{number}.npz"
+        print(f"  trial {number}, {self.spent:4.0f} s: {outcome}  ({words})")
 
     # -- the choice ---------------------------------------------------------------------------------------------
     def choose(self, study: optuna.Study, default: Recipe) -> tuple[Recipe, str]:
@@ -278,7 +264,7 @@ class Bench:
         results = {}
         seed = self.parameters.seed + 1_000_003
         for name, recipe in (("winner", winner), ("default recipe", default)):
-            with tracking.run(f"Confirmation of the {name}, another seed", "confirmation", tags={"job": self.job.key}):
+            with tracking.run(f"Confirmation of the {name}, another seed", "confirmation", tags={"job": self.job}):
                 mlflow.log_params(asdict(recipe) | {"epochs": self.epochs})
                 results[name] = self.trial_of(recipe, seed, logbook.log_epoch)
                 mlflow.log_metrics({"score": results[name].score})
@@ -334,14 +320,14 @@ def log_study(study: optuna.Study, best: Recipe, why: str) -> None:
     mlflow.log_dict(asdict(best), "recipe.json")
     mlflow.log_text(why + "\n", "study/choice.txt")
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
-    mlflow.log_metrics(
-        {"trials": len(finished(study)), "best_score": min((t.value or 0.0 for t in complete), default=float("nan"))}
-    )
+    best_score = min((t.value or 0.0 for t in complete), default=float("nan"))
+    mlflow.log_metrics({"trials": len(shared.finished(study)), "best_score": best_score})
     columns = [name for name in asdict(best) if name != "outliers"]
+    begun = [t for t in study.get_trials(deepcopy=False) if "withdrawn" not in t.user_attrs]
     logbook.log_table(
         "study/trials.json",
         ["trial", "end", "score", *columns],
-        [[t.number, t.state.name.lower(), t.value, *(t.params.get(name) for name in columns)] for t in study.trials],
+        [[t.number, t.state.name.lower(), t.value, *(t.params.get(name) for name in columns)] for t in begun],
     )
     mlflow.log_figure(pictures.history(study), "study/optimisation history.png")
     if len(complete) >= 2:

@@ -1,4 +1,4 @@
-"""MLproject, as MLflow reads it, says what pipelines/parameters.py checks, and runs in the environment it is started in."""
+"""MLproject, as MLflow reads it, says what pipelines/parameters.py checks, and runs in the caller's environment."""
 
 import os
 import subprocess

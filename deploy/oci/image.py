@@ -6,6 +6,9 @@ package indexes as build arguments that stay behind in the first stage, and a se
 environment alone.
 """
 
+# mypy: disable-error-code="misc, has-type"
+# (BentoML's Image has no types to inherit)
+
 from __future__ import annotations
 
 import json

@@ -130,7 +130,7 @@ def run(image: str) -> Iterator[Running]:
                     break
             state = engine("inspect", "--format", "{{.State.Running}}", container)
             assert state == "true", "the container ended:\n" + logs(container)
-            assert time.monotonic() - started < 120, "not ready after two minutes:\n" + logs(container)
+            assert time.monotonic() - started < 600, "not ready after ten minutes:\n" + logs(container)
             time.sleep(0.05)
         yield Running(container, port, time.monotonic() - started)
     finally:
@@ -189,7 +189,7 @@ def test_the_image_is_at_most_500_megabytes(built: Built, running: Running, caps
     size = built.inspect()["Size"] / MEGABYTE
     base = "on a stand-in base" if built.inspect()["Config"]["Labels"].get("digits.base") == "stand-in" else ""
     with capsys.disabled():
-        print(f"\nimage {built.name}: {size:.0f} MB {base}, ready after {running.seconds_to_ready:.1f} s")  # noqa: T201
+        print(f"\nimage {built.name}: {size:.0f} MB {base}, ready after {running.seconds_to_ready:.1f} s")
     assert size <= 500
 
 

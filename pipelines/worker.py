@@ -1,0 +1,57 @@
+"""One more process for a study that was started elsewhere: takes trials from it until none is left.
+
+The study says what to train on; this machine brings its own copy of the data and its own device.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from optuna.study import Study
+
+from digits.data import Data
+from pipelines import provenance, shared
+from pipelines.errors import UserError
+from pipelines.material import load_data, prepare
+from pipelines.parameters import Tune, Worker
+from pipelines.tune import Bench, base_recipe
+
+
+def run(parameters: Worker) -> None:
+    """The entry point."""
+    study, facts = shared.join(parameters.study, parameters.wait_minutes)
+    print(f"joined the study {study.study_name}")
+    asked = Tune.model_validate(facts["parameters"] | {"data_dir": parameters.data_dir, "device": parameters.device})
+    data = load_data(asked)
+    check(study, facts, data)
+    material = prepare(data, asked.photographs, asked.outliers, asked.seed)
+    bench = Bench(material, asked, facts["job"], facts["run"], proxy=tuple(facts["proxy"]))
+    default = base_recipe(len(data.train))
+    done = 0
+
+    def count(_: Study, __: object) -> None:
+        nonlocal done
+        done += 1
+
+    while not shared.closed(study):
+        shared.work(study, lambda trial: bench.objective(trial, default), [count])
+        if not shared.unsettled(study):
+            break
+        shared.pause(study)  # a trial of one that dies now is ours
+    print(f"nothing is left to do in {study.study_name}: {done} trials were run on {socket.gethostname()}")
+
+
+def check(study: Study, facts: dict[str, Any], data: Data) -> None:
+    """Raises UserError where trials of this machine could not be compared with the others'."""
+    if data.fingerprint != facts["fingerprint"]:
+        raise UserError(
+            f"the study {study.study_name} is on data with the fingerprint {facts['fingerprint'][:12]}, and what is"
+            f" here has {data.fingerprint[:12]}; give this machine the same data, by data_dir or MNIST_ROOT"
+        )
+    code = provenance.code("pipelines.tune")
+    if code != facts["code"]:
+        raise UserError(
+            f"the study {study.study_name} was started with code {facts['code']}, and this is {code};"
+            " use the same version on all machines"
+        )

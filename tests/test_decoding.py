@@ -1,0 +1,228 @@
+"""Bytes to pixels: formats, orientation, transparency, limits, damage."""
+
+from __future__ import annotations
+
+import random
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from digits.decoding import LONG_SIDE, ImageError, Limits, decode
+
+
+def drawing(size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """White with a black bar in the upper left and a red one along the lower edge: no symmetry."""
+    image = Image.new("RGB", size, "white")
+    image.paste((0, 0, 0), (4, 4, 20, 12))
+    image.paste((200, 0, 0), (0, size[1] - 6, size[0], size[1]))
+    return image
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def close(one: np.ndarray, other: np.ndarray, most: float = 6) -> bool:
+    return one.shape == other.shape and float(np.abs(one.astype(int) - other.astype(int)).mean()) <= most
+
+
+FILES = {
+    "PNG": encoded(drawing(), "PNG"),
+    "JPEG": encoded(drawing(), "JPEG", quality=95),
+    "progressive JPEG": encoded(drawing(), "JPEG", quality=95, progressive=True),
+    "CMYK JPEG": encoded(drawing().convert("CMYK"), "JPEG", quality=95),
+    "MPO": encoded(drawing(), "MPO", save_all=True, append_images=[drawing().rotate(180)]),
+    "WebP": encoded(drawing(), "WEBP", quality=95),
+    "lossless WebP": encoded(drawing(), "WEBP", lossless=True),
+    "BMP": encoded(drawing(), "BMP"),
+    "GIF": encoded(drawing(), "GIF"),
+    "palette PNG": encoded(drawing().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+    "interlaced TIFF pages": encoded(drawing(), "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
+    "LZW TIFF": encoded(drawing(), "TIFF", compression="tiff_lzw"),
+}
+
+
+def code_of(data: bytes, limits: Limits | None = None) -> tuple[str, int]:
+    with pytest.raises(ImageError) as caught:
+        decode(data, limits or Limits())
+    return caught.value.code, caught.value.status
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_format_decodes_to_the_same_picture(kind: str) -> None:
+    pixels = decode(FILES[kind])
+    assert pixels.dtype == np.uint8
+    assert close(pixels, np.asarray(drawing()), 12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "I", "F"])
+def test_grey_modes_decode_to_grey(mode: str) -> None:
+    grey = np.asarray(drawing().convert("L").point(lambda v: 255 if v > 128 else 0))
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode in ("I", "F"):
+        image = Image.fromarray(grey.astype(np.int32 if mode == "I" else np.float32))
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    pixels = decode(encoded(image, "TIFF" if mode in ("I", "F") else "PNG"))
+    assert close(pixels if pixels.ndim == 2 else pixels[..., 0], grey, 1)
+
+
+def test_sixteen_bits_keep_the_upper_eight() -> None:
+    grey = np.arange(256, dtype=np.uint16).repeat(2).reshape(16, 32)
+    assert np.array_equal(decode(encoded(Image.fromarray(grey * 257), "PNG")), grey)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    image = drawing()
+    stored = image.transpose(undo[orientation]) if orientation in undo else image
+    exif = Image.Exif()
+    exif[274] = orientation
+    assert close(decode(encoded(stored, kind, exif=exif)), np.asarray(image), 12)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_impossible_orientation_is_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    assert close(decode(encoded(drawing(), "JPEG", exif=exif, quality=95)), np.asarray(drawing()), 12)
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_on_transparency_stays_visible(ink: int) -> None:
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[10:30, 18:22] = (ink, ink, ink, 255)
+    seen = decode(encoded(Image.fromarray(pixels), "PNG"))
+    assert abs(int(seen[20, 20].mean()) - int(seen[0, 0].mean())) == 255
+
+
+def test_a_fully_transparent_picture_is_flat() -> None:
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[5:10, 5:10, :3] = 255
+    assert np.ptp(decode(encoded(Image.fromarray(pixels), "PNG"))) == 0
+
+
+def test_a_transparent_palette_entry_is_composited() -> None:
+    image = Image.new("P", (20, 20), 0)
+    image.putpalette([255, 0, 255, 0, 0, 0])
+    image.paste(1, (8, 4, 12, 16))
+    seen = decode(encoded(image, "PNG", transparency=0))
+    assert seen[0, 0].min() == 255
+    assert seen[10, 10].max() == 0
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animations_are_refused(kind: str) -> None:
+    frames = [drawing(), drawing().rotate(90), drawing().rotate(180)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+    assert code_of(data) == ("animated_image", 422)
+
+
+def test_no_bytes_are_an_empty_body() -> None:
+    assert code_of(b"") == ("empty_body", 400)
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"\0" * 500, b"BMW is a car maker"]
+)
+def test_other_content_is_not_an_image(data: bytes) -> None:
+    assert code_of(data) == ("not_an_image", 400)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PPM", "TGA", "JPEG2000", "PCX"])
+def test_formats_outside_the_list_are_not_read(kind: str) -> None:
+    assert code_of(encoded(drawing((32, 32)), kind))[0] == "not_an_image"
+
+
+def test_a_body_over_the_limit_is_too_large() -> None:
+    assert code_of(FILES["PNG"], Limits(max_bytes=10)) == ("too_large", 413)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_picture_over_the_pixel_limit_is_refused_in_every_format(kind: str) -> None:
+    assert code_of(FILES[kind], Limits(max_pixels=60 * 40 - 1)) == ("too_many_pixels", 422)
+
+
+def bomb(width: int, height: int) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [10_001, 20_000, 60_000])
+def test_a_header_of_too_many_pixels_is_refused_without_a_warning(side: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert code_of(bomb(side, side)) == ("too_many_pixels", 422)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.8])
+def test_a_file_cut_short_is_called_truncated(kind: str, share: float) -> None:
+    data = FILES[kind]
+    try:
+        decode(data[: max(12, int(len(data) * share))])
+    except ImageError as error:
+        assert (error.code, error.status) == ("truncated_image", 400)  # noqa: PT017
+    else:
+        assert kind in ("MPO", "interlaced TIFF pages"), "only what follows the first picture may be missing"
+
+
+def test_a_large_jpeg_comes_back_reduced_but_not_below_the_working_size() -> None:
+    pixels = decode(encoded(drawing((4000, 3000)), "JPEG"))
+    assert LONG_SIDE <= max(pixels.shape) < 2 * LONG_SIDE
+    assert abs(pixels.shape[1] / pixels.shape[0] - 4 / 3) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_other_large_pictures_come_back_reduced(kind: str) -> None:
+    assert max(decode(encoded(drawing((3000, 2100)), kind)).shape) < 2 * LONG_SIDE
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", *(data[:n] for data in FILES.values() for n in (4, 12, 40))]))
+@settings(max_examples=60, deadline=None)
+def test_random_bytes_raise_nothing_but_image_errors(tail: bytes, head: bytes) -> None:
+    try:
+        decode(head + tail)
+    except ImageError as error:
+        assert error.status in (400, 413, 422)  # noqa: PT017
+
+
+@given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_damaged_files_raise_nothing_but_image_errors(kind: str, seed: int) -> None:
+    data = bytearray(FILES[kind])
+    chance = random.Random(seed)
+    for _ in range(chance.randint(1, 8)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    try:
+        pixels = decode(bytes(data), Limits(max_pixels=1_000_000))
+    except ImageError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim in (2, 3)
