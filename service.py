@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+import bentoml.serving
 import numpy as np
 import onnxruntime
 from _bentoml_impl.server.app import ServiceAppFactory
@@ -272,6 +273,8 @@ class Server(Service[Any]):  # type: ignore[misc]
         super().inject_config()
         # BentoML empties one folder of counters at each start: two services of one store would erase each other's.
         if server_context.worker_index is None:
+            # In a container BentoML does not start a dead worker again, and ends only when the last one is gone.
+            bentoml.serving.running_inside_container = lambda: False
             folder = Path(tempfile.gettempdir()) / f"digits-metrics-{os.getpid()}"
             BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -328,6 +328,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only the peers whose name contains this; several with |")
     parser.add_argument("--out", type=Path, default=OUT, help="where the results go (default docs/benchmarks)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped and folders removed
     with tempfile.TemporaryDirectory(prefix="digits-bench-") as temporary:
         folder = Path(temporary)
         source = prepare(folder, arguments.weights)

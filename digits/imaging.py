@@ -25,7 +25,7 @@ __all__ = ["ImageError", "Limits", "Reading", "decode", "interpret", "read"]
 cv2.setNumThreads(1)  # pictures are read side by side in a pool: threads inside one only get in the way
 
 THUMBNAIL = 40  # up to this long side the picture is looked at as it is
-WORK_SIDE = 448  # things are found on a picture of this size
+WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a digit lower than this is looked at again in the original pixels
 MOST = 6
 # How wide a stroke may be, as a share of the picture's short side: as a rule, of a digit that fills it, of a thin pen.
@@ -107,7 +107,7 @@ def _photograph(picture: Bytes) -> Reading:
         return BLANK
     views = [view for view in views if not any(_shadowed(view, other) for other in views)]
     views.sort(key=lambda view: -view.score)
-    return _reading(picture, views)
+    return _reading(views)
 
 
 def _shadowed(view: _View, other: _View) -> bool:
@@ -123,7 +123,7 @@ def _shadowed(view: _View, other: _View) -> bool:
     return its.level * its.belief_of_sides > 1.2 * mine.level * mine.belief_of_sides
 
 
-def _reading(picture: Bytes, views: list[_View]) -> Reading:
+def _reading(views: list[_View]) -> Reading:
     best = views[0].score
     images: list[Bytes] = []
     for view in views:

@@ -74,7 +74,11 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
             }
         },
     }
-    kept = {name: schema for name, schema in spec["components"]["schemas"].items() if not name.startswith("Task")}
+    # The generated descriptions of /predict's body and answer are replaced by those below.
+    generated = spec["components"]["schemas"].items()
+    kept = {
+        name: schema for name, schema in generated if not name.startswith("Task") and not name.endswith("IODescriptor")
+    }
     return {
         **spec,
         "paths": {**spec["paths"], **paths},

@@ -24,6 +24,8 @@ def explain(error: BaseException) -> str | None:
             return f"{REASONS[cause.errno]}{where}; the same command goes on from here"
         if isinstance(cause, sqlite3.OperationalError):
             return f"the run database can't be used: {cause}; the same command goes on from here"
+        if type(cause).__name__ == "OperationalError":  # psycopg's and SQLAlchemy's
+            return f"the database does not answer ({str(cause).splitlines()[0]}); the same command goes on from here"
         if isinstance(cause, RuntimeError) and "PytorchStreamWriter" in str(cause):
             return "the checkpoint can't be written: is the disk full? The same command goes on from here"
         if type(cause).__name__ == "ConnectionError" or "Max retries exceeded" in str(cause):

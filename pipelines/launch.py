@@ -21,6 +21,7 @@ from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
 HERE = Path(__file__).resolve().parent.parent
+PARENT = os.getppid()  # `mlflow run`, where that started us
 
 
 class Interrupted(KeyboardInterrupt):
@@ -87,7 +88,7 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
 def release(launcher: str | None, status: str) -> None:
     """Ends the run that `mlflow run` made, after MLflow's last word on it. See pipelines.tidy."""
     if launcher is not None:
-        subprocess.Popen([sys.executable, "-m", "pipelines.tidy", launcher, str(os.getppid()), status], cwd=HERE)
+        subprocess.Popen([sys.executable, "-m", "pipelines.tidy", launcher, str(PARENT), status], cwd=HERE)
 
 
 def listen() -> None:
@@ -114,16 +115,15 @@ def anchor() -> None:
     uri, relative = os.environ.get("MLFLOW_TRACKING_URI", ""), "sqlite:///"
     path = uri.removeprefix(relative)
     if uri.startswith(relative) and not path.startswith("/"):
-        folder = psutil.Process(os.getppid()).cwd()
+        folder = psutil.Process(PARENT).cwd()
         os.environ["MLFLOW_TRACKING_URI"] = f"{relative}{folder}/{path}"
 
 
 def watch_parent() -> None:
     """Ends the step when `mlflow run` is gone: a SIGTERM to it does not reach the command that it started."""
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == PARENT:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 

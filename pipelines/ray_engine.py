@@ -12,6 +12,8 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,7 @@ def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tupl
     check()
     import ray
 
+    source = replace(source, root=str(Path(source.root).absolute()))  # actors have working folders of their own
     _connect()
     try:
         kept = ray.put(model)  # by this process, so that it outlives every node

@@ -135,23 +135,25 @@ def join(name: str, minutes: float) -> tuple[Study, dict[str, Any]]:
         UserError: there is none after so many minutes.
     """
     deadline, told = time.monotonic() + minutes * 60, False
+    storage: Slots | None = None
     while True:
-        seen, problem = "no study at all", None
+        why = "nobody has started one in this database"
         try:
-            if found := _open_studies():
-                storage, studies = found
-                named = [s for s in studies if name in (s.study_name, s.user_attrs["facts"]["name"])]
-                if named:
-                    newest = max(named, key=lambda study: study._study_id)
-                    study = Study(newest.study_name, storage, sampler(None), pruner())
-                    return study, dict(newest.user_attrs["facts"])
-                seen = ", ".join(sorted({s.user_attrs["facts"]["name"] for s in studies})) or "no study that is open"
+            storage = storage or (connect(make=False) if _is_prepared() else None)
+            studies = _open_studies(storage) if storage else []
+            named = [s for s in studies if name in (s.study_name, s.user_attrs["facts"]["name"])]
+            if storage and named:
+                newest = max(named, key=lambda study: study._study_id)
+                return Study(newest.study_name, storage, sampler(None), pruner()), dict(newest.user_attrs["facts"])
+            if studies:
+                why = f"open are {', '.join(sorted({s.study_name for s in studies}))}"
         except (SQLAlchemyError, StorageInternalError) as error:
-            problem = str(error.__cause__ or error).splitlines()[0]
+            why = f"the database does not answer: {str(error.__cause__ or error).splitlines()[0]}"
         if time.monotonic() > deadline:
-            why = f"the database does not answer: {problem}" if problem else f"there is {seen}"
+            if storage:
+                storage.engine.dispose()
             raise UserError(
-                f"study={name}: no open study of that name after {minutes:g} minutes; {why}."
+                f"study={name}: there is no open study of that name after {minutes:g} minutes; {why}."
                 f" Start it with mlflow run . -P study={name}, and the same OPTUNA_STORAGE"
             )
         if not told:
@@ -160,22 +162,22 @@ def join(name: str, minutes: float) -> tuple[Study, dict[str, Any]]:
         time.sleep(PAUSE)
 
 
-def _open_studies() -> tuple[Slots, list[Any]] | None:
-    """None where nobody has started a study in this database yet."""
-    engine = sqlalchemy.create_engine(address()) if "OPTUNA_STORAGE" in os.environ or FOLDER.exists() else None
-    if engine is None:
-        return None
+def _is_prepared() -> bool:
+    """Whether somebody has started a study in this database, and so has made its tables."""
+    if "OPTUNA_STORAGE" not in os.environ and not FOLDER.exists():
+        return False
+    engine = sqlalchemy.create_engine(address())
     try:
         if not sqlalchemy.inspect(engine).has_table("alembic_version"):
-            return None
+            return False
         with engine.connect() as connection:
-            if not connection.execute(sqlalchemy.text("select count(*) from alembic_version")).scalar():
-                return None
+            return bool(connection.execute(sqlalchemy.text("select count(*) from alembic_version")).scalar())
     finally:
         engine.dispose()
-    storage = connect(make=False)
-    studies = [s for s in storage.get_all_studies() if "facts" in s.user_attrs and not s.user_attrs.get("closed")]
-    return storage, studies
+
+
+def _open_studies(storage: Slots) -> list[Any]:
+    return [s for s in storage.get_all_studies() if "facts" in s.user_attrs and not s.user_attrs.get("closed")]
 
 
 # -- work -------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ def tidy(run_id: str, parent: int, status: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while client.get_run(run_id).info.status == "RUNNING" and time.monotonic() < deadline:
         if not psutil.pid_exists(parent):
-            client.set_terminated(run_id, status)
+            break
         time.sleep(0.1)
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, status)
     client.delete_run(run_id)
     (tracking.LAUNCHED / f"{run_id}.json").unlink(missing_ok=True)
 

@@ -124,7 +124,7 @@ def test_a_closed_study_begins_nothing_more_and_nobody_joins_it() -> None:
     with pytest.raises(shared.BudgetSpent):
         study.optimize(objective, n_trials=1)
     assert len(shared.finished(study)) == 1
-    with pytest.raises(UserError, match="no open study"):
+    with pytest.raises(UserError, match="there is no open study"):
         shared.join("digits", 0)
 
 
@@ -137,7 +137,7 @@ def test_the_newest_open_study_of_a_name_is_joined_and_a_full_name_is_obeyed() -
 
 
 def test_a_worker_does_not_wait_for_ever_and_makes_no_tables(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no study at all"):
+    with pytest.raises(UserError, match="nobody has started one"):
         shared.join("digits", 0)
     assert (tmp_path / "optuna.db").stat().st_size == 0
 
@@ -146,6 +146,8 @@ def test_a_database_of_no_known_kind_is_a_user_s_error(monkeypatch: pytest.Monke
     monkeypatch.setenv("OPTUNA_STORAGE", "cloud://somewhere")
     with pytest.raises(UserError, match="expected postgresql"):
         create()
+    with pytest.raises(UserError, match="no open study"):
+        shared.join("digits", 0)
 
 
 def test_optuna_still_asks_for_trials_where_the_budget_is_kept() -> None:

@@ -12,7 +12,7 @@ import httpx
 
 def headers() -> dict[str, str]:
     """The API key, where the service asks for one."""
-    key = os.environ.get("DIGITS_KEY")
+    key = os.environ.get("API_KEY")
     return {"X-API-Key": key} if key else {}
 
 

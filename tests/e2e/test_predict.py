@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -113,35 +114,44 @@ def test_ray_is_not_imported_by_the_local_engine(folder: Path) -> None:
     finish(start(folder, "-c", check, "many.zip", "a.csv", "tiny.onnx", "local"))
 
 
-SMALL = {"object_store_memory": 100 * 2**20}
-
-
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A Ray cluster on this machine whose head does no work: nodes are added by the test."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "100000"}
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster
 
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL})
-        yield made
-        made.shutdown()
-    signal.signal(signal.SIGTERM, before)
+        made = Cluster()
+        try:
+            for _ in range(4):
+                with contextlib.suppress(Exception):  # Ray gives a node 30 s to start, and knows no setting for it
+                    add_node(made, 0, include_dashboard=False)
+                    break
+            else:
+                pytest.skip("Ray's head did not start within its 30 s, four times over: this machine is too busy")
+            yield made
+        finally:
+            made.shutdown()
+            signal.signal(signal.SIGTERM, before)
+
+
+def add_node(cluster: Any, cpus: int, **options: Any) -> Any:
+    return cluster.add_node(num_cpus=cpus, object_store_memory=100 * 2**20, **options)
 
 
 @needs_ray
 @pytest.mark.filterwarnings("ignore")  # Ray's
 def test_a_node_that_is_killed_midway_loses_nothing_and_both_engines_agree(folder: Path, cluster: Any) -> None:
-    doomed = cluster.add_node(num_cpus=1, **SMALL)
+    doomed = add_node(cluster, 1)
     running = alone(folder, "ray.parquet", "ray", RAY_ADDRESS=cluster.address)
     eventually(lambda: groups_in(folder / "ray.parquet.partial") >= 1, running)
-    cluster.add_node(num_cpus=1, **SMALL)
+    add_node(cluster, 1)
     done = groups_in(folder / "ray.parquet.partial")
     cluster.remove_node(doomed, allow_graceful=False)
     assert done < 41, "all was answered before the node could be killed"
-    assert finish(running).split() == ["1281", "1281"]
+    assert finish(running).splitlines()[-1] == "1281 1281"  # after what Ray says of its dead node
     finish(alone(folder, "local.parquet"))
     assert (folder / "ray.parquet").read_bytes() == (folder / "local.parquet").read_bytes()
 

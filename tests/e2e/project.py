@@ -1,0 +1,107 @@
+"""A copy of the project in a folder of its own, and `mlflow run` in it as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 900  # seconds until something counts as stuck; no test measures time
+MNIST_ROOT = os.environ.get("MNIST_ROOT", "")
+SMALL = {"limit": 300, "epochs": 2, "trials": 2, "photographs": 80, "outliers": 60, "floor": 0.0}
+
+
+class Project:
+    """MLproject and what it runs, copied; runs, models and the BentoML store stay inside the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(ROOT / "MLproject", folder)
+        for package in ("pipelines", "digits"):
+            shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW_", "DIGITS_", "PYTEST", "OPTUNA", "VIRTUAL_ENV"))
+        }
+        # The interpreter of the tests is not on the path: `mlflow run` has to find it by itself.
+        path = os.pathsep.join(p for p in kept["PATH"].split(os.pathsep) if Path(p) != Path(sys.executable).parent)
+        quiet = {"BENTOML_DO_NOT_TRACK": "true", "GIT_CEILING_DIRECTORIES": str(folder.parent), "PATH": path}
+        self.environment = {**kept, **quiet, "BENTOML_HOME": str(folder / "bentoml")}
+
+    def command(self, entry_point: str = "main", **parameters: object) -> list[str]:
+        words = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+        return [str(Path(sys.executable).parent / "mlflow"), "run", ".", "-e", entry_point, *words]
+
+    def run(self, entry_point: str = "main", **parameters: object) -> subprocess.CompletedProcess[str]:
+        """To its end, whatever that is."""
+        return subprocess.run(
+            self.command(entry_point, **parameters),
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def start(self, log: Path, entry_point: str = "main", **parameters: object) -> subprocess.Popen[bytes]:
+        """As a process group of its own, so that all of it can be killed."""
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                self.command(entry_point, **parameters),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+
+    def runs(self, kind: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+        """Runs of all experiments, oldest first; of one kind, if given."""
+        client = self.client
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, run_view_type=view, order_by=["attributes.start_time ASC"])
+        return [run for run in found if not kind or run.data.tags.get("kind") == kind]
+
+    def artifacts(self, run: Run) -> set[str]:
+        """The files of a run."""
+        folder = Path(run.info.artifact_uri.removeprefix("file://"))
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    def python(self, program: str) -> Any:
+        """What a program prints, as JSON, from a process with the project's environment."""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program],
+            cwd=self.folder,
+            env={**self.environment, "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
+    """Until it is so. Fails where the process ends before, or patience does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode} before {what}"
+        assert time.monotonic() < deadline, f"no {what} in {PATIENCE} s"
+        time.sleep(0.02)

@@ -1,0 +1,293 @@
+"""A small real `mlflow run .` from nothing to the BentoML store, then the other entry points on what it left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from sklearn.datasets import load_digits
+
+from tests.e2e.project import MNIST_ROOT, SMALL, Project
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+PARAMETERS = {**SMALL, "dataset": "digits"}
+
+
+@pytest.fixture(scope="module")
+def own_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty pictures in sub-folders by digit, dark on light, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("pictures") / "mine"
+    bundle = load_digits()
+    for index in range(20):
+        picture = 255 - cv2.resize(bundle.images[index] * 15, (96, 96), interpolation=cv2.INTER_CUBIC).clip(0, 255)
+        target = folder / str(bundle.target[index])
+        target.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target / f"{index}.png"), np.pad(picture, 30, constant_values=255).astype(np.uint8))
+    (folder / "3" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def done(project: Project, own_pictures: Path) -> subprocess.CompletedProcess[str]:
+    """`mlflow run . -P …` to its end."""
+    finished = project.run(**PARAMETERS, images=own_pictures)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
+def only(runs: list[Run]) -> Run:
+    assert len(runs) == 1
+    return runs[0]
+
+
+def test_the_last_lines_say_what_was_trained_how_good_it_is_where_to_look_and_how_to_serve(
+    done: subprocess.CompletedProcess[str],
+) -> None:
+    trained, accuracy, look, serve = done.stdout.splitlines()[-4:]
+    assert "version 1, champion" in trained
+    assert "95% interval" in accuracy
+    assert "mlflow ui" in look
+    assert "bentoml serve service:svc" in serve
+
+
+def test_one_parent_holds_the_trials_the_training_and_the_report(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    parent = only(project.runs("main"))
+    children = [run for run in project.runs() if run.info.run_id != parent.info.run_id]
+    kinds = [run.data.tags["kind"] for run in children]
+    assert kinds.count("training") == kinds.count("report") == 1
+    assert kinds.count("trial") == PARAMETERS["trials"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in [parent, *children]} <= {"FINISHED", "KILLED"}
+    for run in children:
+        assert run.info.status == ("KILLED" if run.data.tags["outcome"] == "pruned" else "FINISHED")
+
+
+def test_the_run_that_mlflow_made_is_not_left_beside_ours(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    assert {run.data.tags.get("kind", "none") for run in project.runs()} == {
+        *("main", "trial", "training", "report"),
+        *({"confirmation"} if project.runs("confirmation") else ()),
+    }
+
+
+def test_runs_say_which_data_which_code_and_which_parameters(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    for run in (only(project.runs("main")), only(project.runs("training"))):
+        assert run.data.tags["dataset"] == "digits"
+        assert len(run.data.tags["fingerprint"]) == 64
+        assert "git_commit" in run.data.tags
+        assert run.data.params["epochs"] == str(PARAMETERS["epochs"])
+        assert {data.tags[0].value for data in run.inputs.dataset_inputs} == {"training", "validation"}
+    contexts = [data.tags[0].value for data in only(project.runs("report")).inputs.dataset_inputs]
+    assert contexts == ["test"]
+
+
+def test_every_epoch_of_the_training_is_logged(project: Project, done: subprocess.CompletedProcess[str]) -> None:
+    training = only(project.runs("training"))
+    for name in ("train_loss", "validation_loss", "validation_accuracy", "photographs_accuracy", "learning_rate"):
+        history = project.client.get_metric_history(training.info.run_id, name)
+        assert [point.step for point in history] == list(range(1, int(PARAMETERS["epochs"]) + 1)), name
+
+
+def test_trials_have_their_parameters_and_score_and_the_parent_the_best_recipe(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    for trial in project.runs("trial"):
+        assert {"learning_rate", "weight_decay", "dropout", "batch_size", "strength"} <= set(trial.data.params)
+        assert ("score" in trial.data.metrics) == (trial.data.tags["outcome"] == "complete")
+    parent = only(project.runs("main"))
+    assert "best_learning_rate" in parent.data.params
+    assert {"study/optimisation history.png", "study/trials.json", "recipe.json"} <= project.artifacts(parent)
+
+
+def test_the_report_has_its_table_its_pictures_and_all_answers(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    report = only(project.runs("report"))
+    files = project.artifacts(report)
+    assert {
+        "report/table.json",
+        "report/table.md",
+        "report/per digit.json",
+        "report/confusion matrix.png",
+        "report/reliability.png",
+        "report/corruptions.png",
+        "report/mistakes test_digits.png",
+        "report/mistakes mine.png",
+        "report/answers.npz",
+        "model card.md",
+    } <= files
+    table = json.loads((Path(report.info.artifact_uri.removeprefix("file://")) / "report/table.json").read_text())
+    rows = {row[1]: dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
+    for name in ("test digits", "photographs, easy", "photographs, hard", "mine"):
+        assert rows[name]["low"] <= rows[name]["accuracy"] <= rows[name]["high"]
+        assert 0 <= rows[name]["refused"] <= 1
+    assert rows["mine"]["count"] == 21
+    assert rows["no digit, kinds never seen"]["auroc"] is not None
+    assert "report/unreadable mine.txt" in files
+    for name in ("test_accuracy", "test_log_loss", "test_brier", "test_calibration_error", "mine_accuracy"):
+        for kind in ("main", "training", "report"):
+            assert name in only(project.runs(kind)).data.metrics, (name, kind)
+
+
+def test_the_registered_model_is_champion_and_its_card_has_the_results(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    version = project.client.get_model_version_by_alias("digits", "champion")
+    assert version.version == "1"
+    assert version.run_id == only(project.runs("training")).info.run_id
+    assert "| test digits |" in version.description
+    assert version.tags["report_run"] == only(project.runs("report")).info.run_id
+
+
+MODELS = """
+import hashlib, json, warnings
+from pathlib import Path
+import bentoml, mlflow, numpy as np, torch
+from safetensors.torch import load_file
+from digits.classifier import Classifier
+from digits.fit import predict_logits
+from digits.metrics import scores_of
+from digits.network import DigitNet
+
+version = mlflow.MlflowClient().get_model_version_by_alias("digits", "champion")
+stored = bentoml.models.get("digits")
+file = next(Path(stored.path).glob("**/model.onnx"))
+classifier = Classifier(file)
+net = DigitNet(0.0)
+net.load_state_dict(load_file(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="weights/model.safetensors")))
+images = np.random.default_rng(0).integers(0, 256, (16, 28, 28), np.uint8)
+probabilities, digitness = classifier.scores(images)
+expected, expected_digitness = scores_of(predict_logits(net.eval(), images), float(classifier.metadata["temperature"]))
+flavour = mlflow.pyfunc.load_model("models:/digits@champion").predict(images)
+print(json.dumps({
+    "tag": str(stored.tag),
+    "metadata": stored.info.metadata,
+    "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    "registered": version.tags["sha256"],
+    "onnx": classifier.metadata,
+    "apart": float(np.abs(probabilities - expected).max()),
+    "flavour_apart": float(np.abs(flavour["probabilities"] - probabilities).max()),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def models(project: Project, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What is in the store and the registry, and how far their answers are from the network's."""
+    return dict(project.python(MODELS))
+
+
+def test_the_store_holds_the_registered_file_with_its_provenance(models: dict[str, Any]) -> None:
+    assert models["sha256"] == models["registered"] == models["metadata"]["sha256"]
+    assert models["tag"].startswith("digits:v1-")
+    assert models["metadata"]["version"] == "1"
+    assert models["metadata"]["dataset"] == "digits"
+
+
+def test_the_model_file_carries_what_the_service_must_know(models: dict[str, Any]) -> None:
+    assert {"threshold", "temperature", "precision", "dataset", "run_id", "git_commit", "trained_at"} <= set(
+        models["onnx"]
+    )
+    assert 0 < float(models["onnx"]["threshold"]) < 1
+
+
+def test_the_served_model_says_what_the_trained_network_says(models: dict[str, Any]) -> None:
+    assert models["apart"] < (1e-3 if models["onnx"]["precision"] == "fp32" else 0.1)
+
+
+def test_the_mlflow_flavour_says_the_same(models: dict[str, Any]) -> None:
+    assert models["flavour_apart"] < 1e-5
+
+
+def test_nothing_of_a_finished_job_is_left_to_go_on_with(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    assert not list((project.folder / "mlruns" / "work").glob("*/state.json"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [({"epoch": 20}, "did you mean 'epochs'?"), ({"epochs": 0}, "a whole number from 1 to"), ({"lr": 1}, "known are")],
+)
+def test_a_wrong_parameter_ends_in_one_line_and_leaves_no_run(
+    project: Project, done: subprocess.CompletedProcess[str], parameters: dict[str, object], expected: str
+) -> None:
+    before = {run.info.run_id for run in project.runs()}
+    refused = project.run(**parameters)
+    ours = [line for line in refused.stderr.splitlines() if " mlflow." not in line]
+    assert refused.returncode != 0
+    assert len(ours) == 1
+    assert expected in ours[0]
+    assert {run.info.run_id for run in project.runs()} == before
+
+
+def test_train_evaluate_and_promote_work_alone_and_a_second_version_collides_with_nothing(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    small = {name: PARAMETERS[name] for name in ("dataset", "limit", "photographs", "outliers")}
+    trained = project.run("train", **small, epochs=3, seed=1)
+    assert trained.returncode == 0, trained.stderr
+    assert project.client.get_model_version_by_alias("digits", "challenger").version == "2"
+    assert project.client.get_model_version_by_alias("digits", "champion").version == "1"
+    recipe_from = project.runs("training")[-1].data.tags["recipe_from"]
+    assert recipe_from == only(project.runs("main")).info.run_id
+
+    early = project.run("promote", floor=0)
+    assert early.returncode != 0
+    assert "has not been measured: mlflow run . -e evaluate -P model=2" in early.stderr
+
+    measured = project.run("evaluate", model=2)
+    assert measured.returncode == 0, measured.stderr
+    assert "test_accuracy" in project.client.get_model_version("digits", "2").tags
+
+    moved = project.run("promote", version=2, floor=0)
+    champion = project.client.get_model_version_by_alias("digits", "champion").version
+    if moved.returncode == 0:
+        assert champion == "2"
+        assert "not significantly worse" in project.client.get_model_version("digits", "2").tags["gate"]
+    else:
+        assert champion == "1"
+        assert "significantly worse" in moved.stderr
+    back = project.run("promote", version=1)
+    assert back.returncode == 0, back.stderr
+    assert project.client.get_model_version_by_alias("digits", "champion").version == "1"
+    assert not [run for run in project.runs() if run.info.status == "RUNNING"]
+
+
+def test_promote_says_which_versions_there_are(project: Project, done: subprocess.CompletedProcess[str]) -> None:
+    refused = project.run("promote", version=99)
+    assert refused.returncode != 0
+    assert "error: there is no version 99 of the model; expected one of 1" in refused.stderr
+
+
+@pytest.mark.skipif(not MNIST_ROOT, reason="MNIST_ROOT is not set: no MNIST to train on")
+def test_a_study_alone_on_mnist_never_reads_the_test_files(tmp_path: Path) -> None:
+    """They are not even there."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (Path(MNIST_ROOT) / "MNIST" / "raw").glob("train-*.gz"):
+        (raw / file.name).symlink_to(file)
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    done = project.run(
+        "tune", dataset="mnist", data_dir=tmp_path / "data", limit=300, trials=1, photographs=0, outliers=0
+    )
+    assert done.returncode == 0, done.stderr
+    assert only(project.runs("study")).data.tags["dataset"] == "mnist"
+    assert "best recipe" in done.stdout

@@ -1,0 +1,72 @@
+"""Which strokes belong together, and which of them are the digit."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from digits.shapes import components, grouped, rivals
+
+SIZE = 240
+
+
+def ink_of(*lines: tuple[tuple[int, int], tuple[int, int]], pen: int = 8, level: float = 120) -> np.ndarray:
+    ink = np.zeros((SIZE, SIZE), np.float32)
+    for start, stop in lines:
+        cv2.line(ink, start, stop, level, pen)
+    return ink
+
+
+def shapes_of(ink: np.ndarray) -> list:
+    return grouped(components(ink, 10)[1], *ink.shape)
+
+
+def test_no_ink_is_no_shape() -> None:
+    assert shapes_of(np.zeros((SIZE, SIZE), np.float32)) == []
+
+
+def test_specks_are_no_shapes() -> None:
+    ink = np.zeros((SIZE, SIZE), np.float32)
+    ink[::20, ::20] = 100
+    assert shapes_of(ink) == []
+
+
+def test_a_small_gap_in_a_stroke_does_not_make_two_shapes() -> None:
+    assert len(shapes_of(ink_of(((120, 40), (120, 110)), ((120, 124), (120, 200))))) == 1
+
+
+def test_a_detached_bar_belongs_to_what_is_under_it() -> None:
+    assert len(shapes_of(ink_of(((90, 80), (90, 190)), ((90, 190), (140, 190)), ((92, 62), (140, 60))))) == 1
+
+
+def test_two_strokes_side_by_side_are_two_shapes_and_rivals() -> None:
+    shapes = shapes_of(ink_of(((70, 60), (70, 180)), ((160, 60), (160, 180))))
+    assert len(shapes) == 2
+    assert len(rivals(shapes)) == 1
+
+
+def test_what_reaches_in_from_outside_is_no_rival() -> None:
+    assert rivals(shapes_of(ink_of(((120, 60), (120, 180)), ((236, 60), (236, 180))))) == []
+
+
+def test_a_small_mark_is_no_rival() -> None:
+    assert rivals(shapes_of(ink_of(((120, 60), (120, 180)), ((180, 100), (180, 120))))) == []
+
+
+def test_the_shape_inside_comes_before_a_larger_one_along_the_frame() -> None:
+    ink = ink_of(((120, 60), (120, 180)))
+    ink[:, :14] = 150
+    assert shapes_of(ink)[0].box[0] > 100
+
+
+def test_strokes_come_before_a_blot_of_more_ink() -> None:
+    ink = ink_of(((150, 60), (150, 180)), ((150, 60), (200, 100)))
+    cv2.circle(ink, (40, 200), 50, 100.0, -1)
+    assert shapes_of(ink)[0].box[0] > 100
+
+
+def test_labels_name_the_components_of_a_shape() -> None:
+    ink = ink_of(((120, 40), (120, 110)), ((120, 124), (120, 200)))
+    labels, parts = components(ink, 10)
+    shape = grouped(parts, *ink.shape)[0]
+    assert set(np.unique(labels[labels > 0])) == set(shape.labels)

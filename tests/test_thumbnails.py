@@ -1,0 +1,105 @@
+"""Small pictures: MNIST's own come through as they are, others are refitted."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from digits.imaging import interpret
+from digits.thumbnails import as_mnist, centred, fit, squared, thumbnail
+
+
+def mnist_like() -> np.ndarray:
+    """A 4 drawn as MNIST has it: 20 pixels high, centred by mass."""
+    strokes = np.zeros((60, 60), np.float32)
+    cv2.polylines(strokes, [np.array([[12, 4], [6, 34], [50, 34]])], False, 1.0, 7, cv2.LINE_AA)
+    cv2.line(strokes, (40, 6), (36, 56), 1.0, 7, cv2.LINE_AA)
+    return fit(strokes)
+
+
+IMAGE = mnist_like()
+
+
+def test_an_mnist_image_passes_unchanged_as_the_only_candidate() -> None:
+    candidates = thumbnail(IMAGE)
+    assert len(candidates) == 1
+    assert np.array_equal(candidates[0], IMAGE)
+
+
+def test_an_inverted_mnist_image_is_turned_back() -> None:
+    assert np.array_equal(thumbnail(255 - IMAGE)[0], IMAGE)
+
+
+def test_a_coloured_copy_of_an_mnist_image_passes_unchanged() -> None:
+    assert np.array_equal(thumbnail(np.dstack([IMAGE] * 3))[0], IMAGE)
+
+
+@pytest.mark.parametrize("ground", [60, 120, 180])
+def test_a_brighter_ground_leaves_the_raw_image_first(ground: int) -> None:
+    bright = np.minimum(IMAGE.astype(int) + ground, 255).astype(np.uint8)
+    assert np.array_equal(thumbnail(bright)[0], bright)
+
+
+def test_noise_leaves_the_raw_image_first() -> None:
+    noisy = np.clip(IMAGE + np.random.default_rng(0).normal(60, 40, (28, 28)), 0, 255).astype(np.uint8)
+    assert np.array_equal(thumbnail(noisy)[0], noisy)
+
+
+def test_sides_of_the_other_polarity_leave_the_raw_image_first() -> None:
+    striped = IMAGE.copy()
+    striped[:, :7] = 255 - striped[:, :7]
+    striped[:, 21:] = 255 - striped[:, 21:]
+    assert any(np.array_equal(candidate, striped) for candidate in thumbnail(striped)[:1])
+
+
+def test_a_drawing_without_a_margin_is_refitted() -> None:
+    cropped = cv2.resize(IMAGE[4:24, 4:24], (28, 28), interpolation=cv2.INTER_CUBIC)
+    first = thumbnail(255 - cropped)[0]
+    rows, columns = np.nonzero(first > 60)
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 21
+
+
+@pytest.mark.parametrize("factor", [2, 5, 10, 20])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_an_enlarged_mnist_image_comes_back_as_it_was(factor: int, inverted: bool) -> None:
+    large = cv2.resize(IMAGE, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    image = interpret(255 - large if inverted else large).images[0]
+    assert int(cv2.absdiff(image, IMAGE).max()) <= 1
+
+
+def test_a_photograph_is_not_taken_for_an_enlarged_mnist_image() -> None:
+    assert as_mnist(np.random.default_rng(0).integers(90, 160, (200, 200, 3), np.uint8)) is None
+
+
+def test_fitting_keeps_the_aspect() -> None:
+    bar = np.zeros((100, 100), np.float32)
+    bar[10:90, 45:55] = 1
+    rows, columns = np.nonzero(fit(bar) > 100)
+    assert np.ptp(rows) + 1 == 20
+    assert 2 <= np.ptp(columns) + 1 <= 4
+
+
+def test_fitting_no_ink_gives_black() -> None:
+    assert not fit(np.zeros((10, 10), np.float32)).any()
+
+
+def test_a_gap_of_a_broken_stroke_is_closed() -> None:
+    bar = np.zeros((100, 60), np.float32)
+    bar[5:95, 26:34] = 1
+    bar[48:51] = 0
+    assert fit(bar, 8.0, broken=True)[4:24].max(1).min() > 150
+
+
+def test_centring_puts_the_centre_of_mass_in_the_middle() -> None:
+    small = np.zeros((20, 20), np.float32)
+    small[:, :9] = 200
+    small[:, 9:] = 60
+    moments = cv2.moments(centred(small))
+    assert abs(moments["m10"] / moments["m00"] - 13.5) <= 0.5
+
+
+def test_other_shapes_are_padded_with_the_colour_of_their_rim() -> None:
+    image = squared(np.full((10, 30), 200, np.uint8))
+    assert image.shape == (28, 28)
+    assert (image == 200).all()
