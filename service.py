@@ -274,7 +274,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         # BentoML empties one folder of counters at each start: two services of one store would erase each other's.
         if server_context.worker_index is None:
             # In a container BentoML does not start a dead worker again, and ends only when the last one is gone.
-            bentoml.serving.running_inside_container = lambda: False
+            bentoml.serving.running_inside_container = lambda: False  # type: ignore[assignment]
             folder = Path(tempfile.gettempdir()) / f"digits-metrics-{os.getpid()}"
             BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)

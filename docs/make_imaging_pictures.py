@@ -1,0 +1,104 @@
+"""Draws docs/images/imaging-*.png, one for each stage: `python docs/make_imaging_pictures.py [folder with MNIST]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from digits import imaging
+from digits.data import load
+from digits.ink import Page, noise_floor, scaled
+from digits.rulings import find_rulings, without_rulings
+from digits.shapes import components, grouped, rivals
+from digits.thumbnails import fit
+
+IMAGES = Path(__file__).parent / "images"
+TILE = 200
+
+
+def page(digit: np.ndarray, squared: bool = False, table: bool = False) -> np.ndarray:
+    """A validation digit in blue on a page under a lamp, 360 × 360."""
+    rng = np.random.default_rng(2)
+    picture = np.full((360, 360, 3), (232, 228, 214), np.float32)
+    for place in range(18, 380, 45):
+        cv2.line(picture, (0, place), (359, place + 9), (165, 180, 215), 2, cv2.LINE_AA)
+        if squared:
+            cv2.line(picture, (place, 0), (place - 9, 359), (165, 180, 215), 2, cv2.LINE_AA)
+    strokes = cv2.resize(digit.astype(np.float32), (250, 250), interpolation=cv2.INTER_CUBIC)
+    ink = np.zeros((360, 360, 1), np.float32)
+    ink[60:310, 60:310, 0] = np.clip((cv2.GaussianBlur(strokes, (0, 0), 3) - 110) / 50, 0, 1)
+    picture = picture * (1 - ink) + np.array((35, 45, 130), np.float32) * ink
+    if table:
+        picture[:, :26] = (70, 48, 36)
+    light = np.linspace(1.05, 0.45, 360)[None, :, None] * np.linspace(1, 0.8, 360)[:, None, None]
+    noisy = cv2.GaussianBlur(picture, (0, 0), 0.8) * light + rng.normal(0, 3, picture.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def tile(picture: np.ndarray) -> np.ndarray:
+    colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
+    method = cv2.INTER_AREA if max(colour.shape) > TILE else cv2.INTER_NEAREST
+    return np.pad(cv2.resize(colour, (TILE, TILE), interpolation=method), ((4, 4), (4, 4), (0, 0)), constant_values=255)
+
+
+def on_paper(ink: np.ndarray) -> np.ndarray:
+    return (255 - np.clip(ink * 1.6, 0, 255)).astype(np.uint8)
+
+
+def save(name: str, *pictures: np.ndarray) -> None:
+    IMAGES.mkdir(exist_ok=True)
+    sheet = Image.fromarray(np.hstack([tile(picture) for picture in pictures]))
+    sheet.quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"imaging-{name}.png", optimize=True)
+
+
+def marked(picture: np.ndarray, lines: list, across: list) -> np.ndarray:
+    out = picture.copy()
+    for flip, found in ((False, lines), (True, across)):
+        for line in found:
+            points = np.stack((np.arange(len(line.rows)), line.rows), 1)
+            outline = np.rint(points[:, ::-1] if flip else points).astype(np.int32)
+            cv2.polylines(out, [outline], False, (220, 30, 30), 1)
+    return out
+
+
+def main() -> None:
+    split = load("auto", Path(sys.argv[1] if len(sys.argv) > 1 else "data")).validation
+    two = split.images[int(np.flatnonzero(split.labels == 2)[3])]
+    five = split.images[int(np.flatnonzero(split.labels == 5)[0])]
+
+    shaded = page(two, table=True)
+    prepared = Page(scaled(shaded, imaging.WORK_SIDE))
+    ground = prepared.ground(True, imaging.STROKE)
+    save("light", shaded, prepared.light, ground, on_paper(prepared.ink(True, imaging.STROKE)))
+
+    squared = page(two, squared=True)
+    ink = Page(squared).ink(True, imaging.STROKE)
+    across = find_rulings(np.ascontiguousarray(ink.T))
+    save(
+        "rulings", squared, on_paper(ink), marked(squared, find_rulings(ink), across), on_paper(without_rulings(ink)[0])
+    )
+
+    pair = np.hstack([page(five)[:, 30:330], page(two)[:, 60:330]])
+    work = scaled(pair, imaging.WORK_SIDE)
+    cleared = without_rulings(Page(work).ink(True, imaging.STROKE))[0]
+    labels, parts = components(cleared, noise_floor(cleared))
+    shapes = grouped(parts, *cleared.shape)
+    boxes = work.copy()
+    for shape in shapes[:1] + rivals(shapes):
+        x, y, w, h = shape.box
+        cv2.rectangle(boxes, (x, y), (x + w, y + h), (220, 30, 30), 2)
+    coloured = cv2.applyColorMap((labels * 61 % 255).astype(np.uint8), cv2.COLORMAP_HSV) * (labels[..., None] > 0)
+    save("shapes", work, on_paper(cleared), coloured, boxes)
+
+    hairline = np.full((300, 300), 255, np.uint8)
+    cv2.polylines(hairline, [np.array([[80, 60], [210, 60], [130, 250]])], False, 0, 1, cv2.LINE_AA)
+    part = (255 - hairline.astype(np.float32)) / 255
+    save("fit", hairline, fit(part), fit(part, 1.5), imaging.interpret(squared).images[0])
+
+
+if __name__ == "__main__":
+    main()
