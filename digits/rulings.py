@@ -42,7 +42,7 @@ def find_rulings(ink: Floats) -> list[Ruling]:
 def _measured(ink: Floats, rows: Floats) -> Ruling | None:
     """Thickness and darkness from the median across the line, which no stroke that crosses it can move."""
     height, width = ink.shape
-    reach = max(6, height // 40)
+    reach = max(9, height // 24)
     offsets = np.arange(-reach, reach + 1)
     places = np.clip(np.rint(rows).astype(np.int64) + offsets[:, None], 0, height - 1)
     band = ink[places, np.arange(width)]
@@ -64,7 +64,7 @@ def _courses(ink: Floats) -> list[Floats]:
     height, width = ink.shape
     if height < 48 or width < 48:
         return []
-    reach = max(5, height // 28) | 1
+    reach = max(9, height // 18) | 1
     profile = cv2.resize(ink, (STRIPS, height), interpolation=cv2.INTER_AREA)
     slab = np.ones((reach, 1), np.uint8)
     ridge = profile - cv2.morphologyEx(profile, cv2.MORPH_OPEN, slab)  # what is thinner than `reach`

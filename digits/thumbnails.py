@@ -143,9 +143,9 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
         return [upright]
     sides = (y < 2) + (y + h > SIDE - 2), (x < 2) + (x + w > SIDE - 2)
     refit = fit(np.asarray(ink, np.float32), _stroke(mask))
-    if sides[0] == 2 or sum(sides) >= 3:
-        return [refit]  # cropped to the digit: as it is, it fits no model
-    return [refit, upright] if not exact or max(w, h) < 12 or not light_ink else [upright, refit]
+    # Cropped to the digit, or a digit with something across it? The model sees which.
+    crossed = sides[0] == 2 or sum(sides) >= 3
+    return [refit, upright] if crossed or not exact or max(w, h) < 12 or not light_ink else [upright, refit]
 
 
 def _stroke(mask: Bytes) -> float:

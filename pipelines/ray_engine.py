@@ -64,7 +64,7 @@ def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tupl
     try:
         kept = ray.put(model)  # by this process, so that it outlives every node
         blocks = min(MOST_BLOCKS, -(-len(work) // GROUPS_IN_A_BLOCK))
-        most = max(1, min(blocks, int(ray.cluster_resources().get("CPU", 1))))  # type: ignore[no-untyped-call]
+        most = max(1, min(blocks, int(ray.cluster_resources().get("CPU", 1))))
         answered = ray.data.from_items(
             [{"group": group.to_json()} for group in work], override_num_blocks=blocks
         ).map_batches(

@@ -119,6 +119,13 @@ def test_a_pod_and_a_container_are_given_longer_to_stop_than_a_request_may_take(
     assert int(compose()["services"]["service"]["stop_grace_period"].removesuffix("s")) > Settings().timeout
 
 
+def test_the_worker_job_names_an_entry_point_with_parameters_that_it_has() -> None:
+    arguments = manifest("worker-job")["spec"]["template"]["spec"]["containers"][0]["args"]
+    entry_points = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
+    named = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert named["-P"].split("=")[0] in entry_points[named["-e"]]["parameters"]
+
+
 def test_the_deployed_version_is_that_of_the_project() -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())

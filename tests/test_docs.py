@@ -293,6 +293,17 @@ def test_the_pages_build_strictly_and_every_one_is_there(site: Path) -> None:
     assert (site / "clients" / "client.py").is_file()
 
 
+def test_every_table_and_list_of_a_page_is_built_as_one(site: Path) -> None:
+    left = [
+        (page.parent.name, line)
+        for page in site.rglob("*.html")
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(), re.DOTALL)
+        for line in paragraph.splitlines()
+        if re.match(r"\| |- |\d+\. ", line)
+    ]
+    assert left == [], "put an empty line above"
+
+
 def test_a_built_page_asks_no_other_host_for_anything(site: Path) -> None:
     loaded = [
         (page.name, address)

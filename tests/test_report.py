@@ -1,0 +1,121 @@
+"""The report counts what the model answers, on pictures that take the way they take in the service."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from digits.classifier import Classifier
+from digits.corruptions import CORRUPTIONS
+from digits.data import DataError, Split
+from digits.metrics import accuracy_interval
+from pipelines import evaluate, report
+from tests.models import tiny_model
+
+Images = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(tiny_model(threshold=0.3))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    """Forty bars and rings, labelled with what the tiny model answers for two thirds of them."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((40, 28, 28), np.uint8)
+    for place, image in enumerate(images):
+        cv2.ellipse(image, (14, 14), (3 + place % 6, 8), int(rng.integers(90)), 0, 200 + place * 4, 255, 2)
+    probabilities, _ = Classifier(tiny_model()).scores(images)
+    labels = probabilities.argmax(axis=1)
+    labels[::3] = (labels[::3] + 1) % 10
+    return Split(images, labels.astype(np.int64))
+
+
+def test_the_row_of_a_set_is_what_counting_by_hand_gives(classifier: Classifier, digits: Split) -> None:
+    answers = report.plain(classifier, digits, "test digits")
+    row = report.row_of(answers)
+    assert (row.count, row.accuracy) == (40, 26 / 40)
+    assert (row.low, row.high) == accuracy_interval(26, 40)
+    probabilities, digitness = classifier.scores(digits.images)
+    assert row.refused == pytest.approx(float((digitness * probabilities.max(axis=1) < 0.3).mean()))
+
+
+def test_every_corruption_is_measured_at_every_severity_on_the_same_digits(
+    classifier: Classifier, digits: Split
+) -> None:
+    corrupted = report.corruptions(classifier, digits)
+    assert corrupted.correct.shape == (len(CORRUPTIONS), 5, 40)
+    assert [row.name for row in corrupted.rows] == list(CORRUPTIONS)
+    assert corrupted.rows[0].count == 200
+    again = report.corruptions(classifier, digits)
+    assert np.array_equal(corrupted.correct, again.correct)
+
+
+def test_the_same_photographs_are_taken_every_time(classifier: Classifier, digits: Split) -> None:
+    first, second = (report.photographs(classifier, digits, report.EASY, "photographs, easy") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert np.array_equal(first.probabilities, second.probabilities)
+    assert len(first.labels) == 40
+
+
+def test_a_folder_is_read_as_the_service_would_and_what_is_no_picture_counts_as_wrong_and_refused(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    (tmp_path / "7").mkdir()
+    picture = np.full((120, 120), 240, np.uint8)
+    cv2.line(picture, (40, 30), (80, 30), 20, 6)
+    cv2.line(picture, (80, 30), (55, 95), 20, 6)
+    cv2.imwrite(str(tmp_path / "7" / "a.jpg"), picture)
+    (tmp_path / "7" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    answers = report.folder(classifier, tmp_path)
+    assert len(answers.unreadable) == 1
+    assert "b.png" in answers.unreadable[0]
+    assert not answers.accepted[1]
+    assert not answers.correct[1]
+    assert answers.seen[0].max() > 200, "the picture was not read"
+
+
+def test_a_folder_without_labels_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels\.csv"):
+        report.folder(classifier, tmp_path)
+
+
+def test_the_worst_mistakes_come_first_and_show_what_was_seen(classifier: Classifier, digits: Split) -> None:
+    answers = report.plain(classifier, digits, "test digits")
+    worst = report.worst(answers)
+    assert len(worst) == 14
+    wrong = answers.probabilities[~answers.correct].max(axis=1)
+    assert f"({wrong.max():.0%}" in worst[0][2]
+    assert np.array_equal(worst[0][0], worst[0][1])
+
+
+@given(st.text(max_size=30))
+def test_names_of_metrics_are_what_mlflow_takes(name: str) -> None:
+    assert report.slug(name).replace("_", "a").isalnum()
+    assert report.slug(name).isascii()
+
+
+def test_the_table_for_people_leaves_nothing_out_that_counts(classifier: Classifier, digits: Split) -> None:
+    corrupted = report.corruptions(classifier, digits)
+    rows = [report.row_of(report.plain(classifier, digits, "test digits")), *corrupted.rows]
+    text, markdown = evaluate.as_text(rows), evaluate.as_markdown(rows)
+    assert "65.00" in text
+    assert f"{100 * corrupted.accuracy:.2f}" in text
+    assert all(f"| {name} |" in markdown for name in CORRUPTIONS)
+
+
+def test_only_the_report_reads_the_test_set() -> None:
+    root = Path(evaluate.__file__).parent.parent
+    readers = {
+        path.name
+        for folder in ("digits", "pipelines")
+        for path in (root / folder).glob("*.py")
+        if "load_test(" in path.read_text()
+    }
+    assert readers == {"data.py", "evaluate.py"}

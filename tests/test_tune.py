@@ -1,0 +1,113 @@
+"""What the study may propose, how a trial is judged, and when the default recipe is given up."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from digits.data import Split
+from digits.fit import Recipe
+from digits.network import DigitNet
+from pipelines import tune
+from pipelines.parameters import Main
+from pipelines.tune import Bench, Trialled, base_recipe, in_words, judge, lower_bound, suggest
+
+
+def trialled(loss: float, seed: int = 0, spread: float = 0.1) -> Trialled:
+    rng = np.random.default_rng(seed)
+    return Trialled({kind: loss + spread * rng.standard_normal(500) for kind in ("digits", "photographs")})
+
+
+def test_the_default_recipe_lies_within_the_search_space() -> None:
+    for count in (400, 8_000, 55_000):
+        default = base_recipe(count)
+        assert suggest(FixedTrial(asdict(default)), default) == default
+
+
+def test_few_digits_are_learnt_in_small_batches() -> None:
+    assert base_recipe(1_257).batch_size < base_recipe(8_000).batch_size < base_recipe(55_000).batch_size
+
+
+def test_the_score_is_the_mean_over_the_kinds_whatever_their_numbers() -> None:
+    judged = Trialled({"digits": np.zeros(10), "photographs": np.ones(1_000)})
+    assert judged.score == 0.5
+
+
+def test_a_clear_gain_is_above_nothing_and_chance_is_not() -> None:
+    assert lower_bound(trialled(0.30), trialled(0.20, seed=1)) > 0.05
+    assert lower_bound(trialled(0.30), trialled(0.30, seed=1)) < 0
+
+
+def test_a_network_is_judged_at_its_best_temperature() -> None:
+    """Logits ten times as large are as good: no recipe wins by being calibrated, which is mended later."""
+    rng = np.random.default_rng(0)
+    kinds = {"digits": Split(rng.integers(0, 256, (64, 28, 28), np.uint8), rng.integers(0, 10, 64))}
+    net = DigitNet(0.0).eval()
+    before = judge(net, kinds, "cpu").score
+    net.output.weight.data.mul_(10)
+    net.output.bias.data.mul_(10)
+    assert judge(net, kinds, "cpu").score == pytest.approx(before, rel=0.02)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A bench whose confirmations give prepared results, without training and MLflow."""
+    made = Bench.__new__(Bench)
+    made.parameters = Main.parse(["--tune_minutes", "10"])
+    made.job, made.epochs, made.spent_before, made.started = "job", 2, 0.0, time.monotonic()
+    monkeypatch.setattr(tune.tracking, "run", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(tune.mlflow, "log_params", lambda _: None)
+    monkeypatch.setattr(tune.mlflow, "log_metrics", lambda _: None)
+    return made
+
+
+def study_of(**scores: float) -> optuna.Study:
+    """A study of two complete trials: the default recipe and another one."""
+    study = optuna.create_study()
+    for name, score in scores.items():
+        recipe = Recipe() if name == "default" else replace(Recipe(), dropout=0.2)
+        study.enqueue_trial(asdict(recipe))
+        trial = study.ask()
+        suggest(trial, Recipe())
+        study.tell(trial, score)
+    return study
+
+
+def test_the_winner_that_wins_again_is_taken(bench: Any) -> None:
+    results = iter([trialled(0.20, seed=1), trialled(0.30)])
+    bench.trial_of = lambda *_: next(results)
+    best, why = bench.choose(study_of(default=0.301, other=0.2), Recipe())
+    assert best.dropout == 0.2
+    assert "replaces the default recipe" in why
+
+
+def test_the_winner_that_does_not_win_again_is_not(bench: Any) -> None:
+    results = iter([trialled(0.30, seed=1), trialled(0.30)])
+    bench.trial_of = lambda *_: next(results)
+    best, why = bench.choose(study_of(default=0.301, other=0.2), Recipe())
+    assert best == Recipe()
+    assert "not surely" in why
+
+
+def test_a_gain_smaller_than_what_the_seed_does_is_not_believed(bench: Any) -> None:
+    results = iter([trialled(0.27, seed=1, spread=0.01), trialled(0.30, spread=0.01)])
+    bench.trial_of = lambda *_: next(results)
+    best, why = bench.choose(study_of(default=0.40, other=0.2), Recipe())
+    assert best == Recipe()
+    assert "the seed alone moves the default by 0.1" in why
+
+
+def test_where_the_default_is_best_nothing_is_confirmed(bench: Any) -> None:
+    best, why = bench.choose(study_of(default=0.2, other=0.3), Recipe())
+    assert best == Recipe()
+    assert "default recipe was the best of 2" in why
+
+
+def test_a_recipe_is_told_by_what_differs() -> None:
+    assert in_words(replace(Recipe(), dropout=0.25), Recipe()) == "dropout 0.25"
+    assert in_words(Recipe(), Recipe()) == "the default recipe"
