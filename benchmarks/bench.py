@@ -118,6 +118,7 @@ class Running:
             "BENCH_PORT": str(self.port),
             "BENCH_ROOT": str(ROOT),
             "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.log = (folder / "server.log").open("w+")
         self.process = psutil.Popen(

@@ -97,8 +97,8 @@ def ceilings(results: dict[str, Any]) -> list[str]:
     text = ", ".join(f"{size}: {cost:.3f}" for size, cost in alone.items())
     lines = ["## Ceilings", "", f"The int8 model alone, ms of processor for a picture by batch size: {text}.", ""]
     if null and ours:
-        http = next(m for m in null["png"] if m["connections"] == 32)
-        best = next(m for m in ours["png"] if m["connections"] == 32)
+        http = next((m for m in null["png"] if m["connections"] == 32), null["png"][-1])
+        best = next((m for m in ours["png"] if m["connections"] == 32), ours["png"][-1])
         together = results["machine"]["cores"] * 1000 / (http["cpu_ms"] + min(alone.values()))
         lines += [
             f"The service with a model that does nothing: {http['cpu_ms']:.3f} ms of processor a request, imaging"

@@ -101,7 +101,7 @@ def _photograph(picture: Bytes) -> Reading:
     order.sort(key=lambda pair: -pair[1])
     views: list[_View] = []
     for dark_ink, belief in order:
-        if belief >= 0.3 or not views:
+        if belief >= 0.25 or not views:
             views += _look(page, dark_ink, belief)
     if not views:
         return BLANK
@@ -149,13 +149,19 @@ def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
         wider = _views(page.ink(dark_ink, BRUSH), dark_ink, belief)
         if wider and (first is None or _hollow(first, wider[0].shapes[0])):
             views, first = wider, wider[0].shapes[0]
-    if first is None or first.sides or first.stroke > 0.3 * first.size:
+    if first is None or first.sides or first.stroke > 0.3 * first.size or _uneven(first, views[0].ink):
         # A thumb, a shadow or the table: thin strokes remain when the ground follows everything broader.
         views += _views(page.ink(dark_ink, HAIR), dark_ink, belief)
     if not views:
         soft = cv2.GaussianBlur(ink, (0, 0), 2)
         views += _views(np.asarray(soft, np.float32), dark_ink, belief, faint=True)
     return views
+
+
+def _uneven(shape: Shape, ink: Floats) -> bool:
+    """Whether something in a shape is so much darker than the rest that the rest may be a shadow's edge."""
+    x, y, w, h = shape.box
+    return float(ink[y : y + h, x : x + w].max()) > 3 * shape.level
 
 
 def _hollow(narrow: Shape, wide: Shape) -> bool:

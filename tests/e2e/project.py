@@ -36,7 +36,7 @@ class Project:
         }
         # The interpreter of the tests is not on the path: `mlflow run` has to find it by itself.
         path = os.pathsep.join(p for p in kept["PATH"].split(os.pathsep) if Path(p) != Path(sys.executable).parent)
-        quiet = {"BENTOML_DO_NOT_TRACK": "true", "GIT_CEILING_DIRECTORIES": str(folder.parent), "PATH": path}
+        quiet = {"BENTOML_DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "PATH": path}
         self.environment = {**kept, **quiet, "BENTOML_HOME": str(folder / "bentoml")}
 
     def command(self, entry_point: str = "main", **parameters: object) -> list[str]:

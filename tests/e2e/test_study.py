@@ -26,7 +26,7 @@ pytest.importorskip("psycopg", reason="pip install 'digits[cluster]'")
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS = 6
+TRIALS = 4
 MEASURED = 80  # statements a trial of 8 parameters and 2 epochs
 PATIENCE = 900  # seconds that a busy machine may take for what takes seconds
 
@@ -117,7 +117,7 @@ def test_workers_share_a_study_and_a_killed_one_s_trial_is_run_by_another(
     for name, value in databases.items():
         monkeypatch.setenv(name, value)
     MlflowClient().search_experiments()  # makes the tables
-    asked = f"tune --study shared --dataset digits --limit 300 --photographs 40 --outliers 20 --trials {TRIALS}"
+    asked = f"tune --study shared --dataset digits --limit 100 --photographs 20 --outliers 20 --trials {TRIALS}"
     machines: list[Machine] = []
 
     def start(name: str, words: str) -> Machine:
@@ -131,14 +131,20 @@ def test_workers_share_a_study_and_a_killed_one_s_trial_is_run_by_another(
         other = start("other", "worker --study shared")
         study = wait_until(lambda: joined(parent))
 
-        def of_the_victim() -> int | None:
+        def stopped_in_a_trial() -> list[int]:
+            """The trial that the victim is at, and the victim held there."""
             assert victim.process.poll() is None, victim.log.read_text()
-            for trial in shared.running(study):
-                if f" {victim.process.pid} " in trial.user_attrs.get("process", "") and "run" in trial.user_attrs:
-                    return trial.number
-            return None
+            victim.process.send_signal(signal.SIGSTOP)
+            mine = [
+                trial.number
+                for trial in shared.running(study)
+                if f" {victim.process.pid} " in trial.user_attrs.get("process", "") and "run" in trial.user_attrs
+            ]
+            if not mine:
+                victim.process.send_signal(signal.SIGCONT)
+            return mine
 
-        killed = wait_until(lambda: of_the_victim() is not None and [of_the_victim()])[0]
+        (killed,) = wait_until(stopped_in_a_trial)
         victim.process.send_signal(signal.SIGKILL)
         assert victim.ends() == -signal.SIGKILL
         assert parent.ends() == 0, parent.log.read_text()
