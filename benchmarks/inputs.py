@@ -51,10 +51,14 @@ def prepare(folder: Path, weights: Path | None) -> str:
     (folder / "int8.onnx").write_bytes(export.quantise(full, some_digits(512)))
     import mlflow
     import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
 
+    pixels = TensorSpec(np.dtype("uint8"), (-1, 28, 28), "images")
     mlflow.onnx.save_model(
         onnx.load(folder / "int8.onnx"),
         folder / "mlflow",
+        signature=ModelSignature(Schema([pixels])),
         pip_requirements=[],
         save_as_external_data=False,
     )

@@ -152,6 +152,9 @@ def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
     if first is None or first.sides or first.stroke > 0.3 * first.size or _uneven(first, views[0].ink):
         # A thumb, a shadow or the table: thin strokes remain when the ground follows everything broader.
         views += _views(page.ink(dark_ink, HAIR), dark_ink, belief)
+    if first is not None and first.sides >= 2:
+        # Squares too small to be followed: the pen is what is much darker than they are.
+        views += _views(ink, dark_ink, belief, floor=0.45 * float(np.percentile(ink, 99.7)))
     if not views:
         soft = cv2.GaussianBlur(ink, (0, 0), 2)
         views += _views(np.asarray(soft, np.float32), dark_ink, belief, faint=True)
@@ -169,17 +172,17 @@ def _hollow(narrow: Shape, wide: Shape) -> bool:
     return wide.mass > 1.4 * narrow.mass and wide.sides <= max(narrow.sides, 2) and wide.stroke > 1.2 * narrow.stroke
 
 
-def _views(ink: Floats, dark_ink: bool, belief: float, faint: bool = False) -> list[_View]:
+def _views(ink: Floats, dark_ink: bool, belief: float, faint: bool = False, floor: float = 0.0) -> list[_View]:
     cleared, ruled, sure = without_rulings(ink)
-    views = [_view(cleared, dark_ink, belief, faint)]
+    views = [_view(cleared, dark_ink, belief, faint, floor)]
     if ruled and not sure:
-        views.append(_view(ink, dark_ink, 0.5 * belief, faint))
+        views.append(_view(ink, dark_ink, 0.5 * belief, faint, floor))
     return [view for view in views if view.shapes]
 
 
-def _view(ink: Floats, dark_ink: bool, belief: float, faint: bool) -> _View:
+def _view(ink: Floats, dark_ink: bool, belief: float, faint: bool, floor: float) -> _View:
     height, width = ink.shape
-    labels, parts = components(ink, inks.noise_floor(ink, 2.5 if faint else 4.0))
+    labels, parts = components(ink, max(floor, inks.noise_floor(ink, 2.5 if faint else 4.0)))
     shapes = grouped(parts, height, width)
     least = (0.1 if faint else 0.025) * max(height, width)
     return _View(ink, labels, [shape for shape in shapes if shape.size >= max(least, 8)], dark_ink, belief)

@@ -48,11 +48,13 @@ def _measured(ink: Floats, rows: Floats) -> Ruling | None:
     band = ink[places, np.arange(width)]
     profile = np.median(band, axis=1)
     base = float(np.minimum(profile[:3].mean(), profile[-3:].mean()))
-    centre = int(profile[reach - reach // 2 : reach + reach // 2 + 1].argmax()) + reach - reach // 2
+    centre = int(profile[reach - 4 : reach + 5].argmax()) + reach - 4
     level = float(profile[centre]) - base
     if level < 2:
         return None
-    thickness = float((profile - base > 0.5 * level).sum())
+    pale = np.flatnonzero(profile - base <= 0.5 * level)  # the line ends there, the next one may begin
+    above, below = pale[pale < centre].max(initial=-1), pale[pale > centre].min(initial=len(profile))
+    thickness = float(below - above - 1)
     seen = band[max(0, centre - 1) : centre + 2].max(0) > base + 0.4 * level
     if thickness > reach or seen.mean() < PRESENT - 0.05:
         return None
@@ -68,7 +70,7 @@ def _courses(ink: Floats) -> list[Floats]:
     profile = cv2.resize(ink, (STRIPS, height), interpolation=cv2.INTER_AREA)
     slab = np.ones((reach, 1), np.uint8)
     ridge = profile - cv2.morphologyEx(profile, cv2.MORPH_OPEN, slab)  # what is thinner than `reach`
-    noise = float(np.median(ridge)) + 1.5
+    noise = float(np.percentile(ridge, 35)) + 1.5
     strong = max(float(np.percentile(ridge, 90)), noise)
     capped = np.minimum(ridge, strong)  # a heavy stroke in one strip must not outweigh a pale line in all
     middle = (np.arange(STRIPS) + 0.5) / STRIPS * width
@@ -89,12 +91,12 @@ def _courses(ink: Floats) -> list[Floats]:
     found: list[Floats] = []
     order = np.argsort(-strength * (present >= PRESENT))
     free = np.ones(height, bool)
-    for row in order[: 4 * height // reach]:
+    for row in order[: height // 4]:
         if present[row] < PRESENT:
             break
         if not free[row]:
             continue
-        free[max(0, row - reach // 2 - slack) : row + reach // 2 + slack + 1] = False
+        free[max(0, row - 3 - slack) : row + 4 + slack] = False  # squares may be as small as ten pixels
         course = _trace(ridge, straight, shift, int(row), slack, 2 * noise, middle, width)
         if course is not None:
             found.append(course)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 PREFIX = "DIGITS_"
+LINKS = ("DIGITS_SERVICE_", "DIGITS_PORT")  # Kubernetes tells these to every pod beside a Service called digits
 MIB = 2**20
 
 
@@ -76,7 +77,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     known = {PREFIX + field.name.upper(): field.name for field in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or not text.strip():
+        if not variable.startswith(PREFIX) or variable.startswith(LINKS) or not text.strip():
             continue
         if variable not in known:
             raise SettingsError(f"{variable} is no setting; the settings are {', '.join(sorted(known))}")

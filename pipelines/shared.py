@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.storages._rdb.models import TrialModel
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipelines import tracking
 from pipelines.errors import UserError
@@ -81,12 +81,12 @@ def address() -> str:
 
 def connect(make: bool) -> Slots:
     """The database; its tables are made by whoever starts a study, and by nobody else. Raises UserError."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # an error in a trial is told by `work`, in one line
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     FOLDER.mkdir(exist_ok=True)
     url = address()
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
+    with _address_is_checked():
         return Slots(
             url,
             engine_kwargs=options,
@@ -95,11 +95,17 @@ def connect(make: bool) -> Slots:
             heartbeat_stale_trial_callback=retry,
             skip_table_creation=not make,
         )
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        reason = str(error).splitlines()[0]
+
+
+@contextmanager
+def _address_is_checked() -> Iterator[None]:
+    """A database that can never be reached is the user's error at once, not one to wait for."""
+    try:
+        yield
+    except (ArgumentError, ImportError) as error:
         raise UserError(
-            f"OPTUNA_STORAGE can't be used: {reason}; expected postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-            " (and pip install 'digits[cluster]')"
+            f"OPTUNA_STORAGE can't be used: {str(error).splitlines()[0]}; expected"
+            " postgresql+psycopg://USER:PASSWORD@HOST/DATABASE (and pip install 'digits[cluster]')"
         ) from None
 
 
@@ -166,7 +172,8 @@ def _is_prepared() -> bool:
     """Whether somebody has started a study in this database, and so has made its tables."""
     if "OPTUNA_STORAGE" not in os.environ and not FOLDER.exists():
         return False
-    engine = sqlalchemy.create_engine(address())
+    with _address_is_checked():
+        engine = sqlalchemy.create_engine(address())
     try:
         if not sqlalchemy.inspect(engine).has_table("alembic_version"):
             return False
@@ -195,6 +202,7 @@ def work(study: Study, objective: Callable[[Trial], float], callbacks: Iterable[
         except RuntimeError as error:
             if not isinstance(error, UpdateFinishedTrialError):
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:1000])
+                print(f"  trial {trial.number} failed: {type(error).__name__}: {error}", flush=True)
             raise
 
     while True:

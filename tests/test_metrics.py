@@ -13,7 +13,7 @@ def test_the_interval_is_wilsons():
     assert (low, high) == pytest.approx((0.99491, 0.99732), abs=1e-5)
 
 
-@given(st.integers(1, 500), st.floats(0, 1))
+@given(st.integers(1, 500), st.floats(0, 1, allow_subnormal=False))
 def test_the_interval_holds_the_estimate_and_stays_within_zero_and_one(count, share):
     correct = round(share * count)
     low, high = metrics.accuracy_interval(correct, count)
@@ -67,7 +67,9 @@ def test_auroc_is_one_for_separated_scores_and_a_half_for_equal_ones():
     assert metrics.auroc(np.array([0.5, 0.5]), np.array([0.5, 0.5])) == 0.5
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.floats(0, 0.5))
+@given(
+    st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=200), st.floats(0, 0.5, allow_subnormal=False)
+)
 def test_the_threshold_never_refuses_more_than_asked(scores, share):
     values = np.array(scores)
     refused = (values < metrics.threshold_for(values, share)).mean()

@@ -13,6 +13,15 @@ def test_nothing_set_means_the_defaults_and_other_variables_are_not_ours() -> No
     assert load({}) == load({"PATH": "/bin", "DIGITS_MODEL": "  "}) == Settings()
 
 
+def test_what_kubernetes_tells_about_a_service_called_digits_is_no_setting_and_no_mistake() -> None:
+    links = {
+        "DIGITS_SERVICE_HOST": "10.0.0.1",
+        "DIGITS_PORT": "tcp://10.0.0.1:3000",
+        "DIGITS_PORT_3000_TCP_PROTO": "tcp",
+    }
+    assert load(links) == Settings()
+
+
 def test_values_are_read_as_what_they_are() -> None:
     got = load(
         {

@@ -35,6 +35,19 @@ def test_a_coloured_copy_of_an_mnist_image_passes_unchanged() -> None:
     assert np.array_equal(thumbnail(np.dstack([IMAGE] * 3))[0], IMAGE)
 
 
+def test_an_mnist_image_that_was_moved_to_the_side_passes_unchanged_as_the_only_candidate() -> None:
+    moved = np.roll(IMAGE, 5, axis=1)
+    candidates = thumbnail(moved)
+    assert len(candidates) == 1
+    assert np.array_equal(candidates[0], moved)
+
+
+def test_specks_all_over_leave_the_raw_image_first() -> None:
+    specked = IMAGE.copy()
+    specked[::4, ::5] = 255
+    assert np.array_equal(thumbnail(specked)[0], specked)
+
+
 @pytest.mark.parametrize("ground", [60, 120, 180])
 def test_a_brighter_ground_leaves_the_raw_image_first(ground: int) -> None:
     bright = np.minimum(IMAGE.astype(int) + ground, 255).astype(np.uint8)

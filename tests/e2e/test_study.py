@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 4
-MEASURED = 80  # statements a trial of 8 parameters and 2 epochs
+MEASURED = 87  # statements a trial of 8 parameters and 2 epochs
 PATIENCE = 900  # seconds that a busy machine may take for what takes seconds
 
 
