@@ -22,11 +22,13 @@ PRESENT = 0.72  # the share of strips in which a ruling must be seen
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """One line: its row for each column (float32 (w,)), its thickness in pixels and how dark it is on the ink map."""
+    """One line: its row for each column (float32 (w,)), its thickness in pixels, how dark it is on the ink
+    map, and whether it reaches both ends of the page."""
 
     rows: Floats
     thickness: float
     level: float
+    across: bool = True
 
 
 def find_rulings(ink: Floats) -> list[Ruling]:
@@ -58,7 +60,9 @@ def _measured(ink: Floats, rows: Floats) -> Ruling | None:
     seen = band[max(0, centre - 1) : centre + 2].max(0) > base + 0.4 * level
     if thickness > reach or seen.mean() < PRESENT - 0.05:
         return None
-    return Ruling(np.asarray(rows + np.float32(centre - reach), np.float32), thickness, level + base)
+    end = max(3, width // 20)
+    across = bool(seen[:end].mean() > 0.5 and seen[-end:].mean() > 0.5)
+    return Ruling(np.asarray(rows + np.float32(centre - reach), np.float32), thickness, level + base, across)
 
 
 def _courses(ink: Floats) -> list[Floats]:
@@ -144,6 +148,11 @@ def trustworthy(rulings: list[Ruling], height: int) -> bool:
     return bool(np.mean(np.abs(multiple - np.rint(multiple)) < 0.2) >= 0.6) and unit < height / 2
 
 
+def _believed(rulings: list[Ruling], height: int) -> list[Ruling]:
+    """Lines that repeat, or that cross the whole page: a long 1 does neither."""
+    return rulings if trustworthy(rulings, height) else [ruling for ruling in rulings if ruling.across]
+
+
 def erase(ink: Floats, rulings: list[Ruling]) -> Floats:
     """The ink map without these horizontal lines; where a stroke crosses or covers a line it stays as it was."""
     if not rulings:
@@ -175,9 +184,9 @@ def erase(ink: Floats, rulings: list[Ruling]) -> Floats:
 def without_rulings(ink: Floats) -> tuple[Floats, bool, bool]:
     """Lined or squared paper cleared: the map, whether anything was taken, and whether that is beyond doubt."""
     height, width = ink.shape
-    lying = find_rulings(ink)
+    lying = _believed(find_rulings(ink), height)
     turned = np.ascontiguousarray(ink.T)
-    standing = find_rulings(turned)
+    standing = _believed(find_rulings(turned), width)
     if not lying and not standing:
         return ink, False, True
     sure = (trustworthy(lying, height) or not lying) and (trustworthy(standing, width) or not standing)
