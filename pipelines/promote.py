@@ -46,14 +46,14 @@ def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]
         registry.MODEL, version.version, "promoted_at", datetime.now(UTC).isoformat(timespec="seconds")
     )
     challenger = registry.by_alias("challenger")
-    if challenger is not None and challenger.version == version.version:
+    if challenger is not None and int(challenger.version) == number:
         client.delete_registered_model_alias(registry.MODEL, "challenger")
     print(f"version {number} is champion: {why}\nin the BentoML store: {tag}")
     return {"version": number, "promoted": True, "why": why, "tag": tag}
 
 
 def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: Main | Promote) -> Decision:
-    if champion is not None and champion.version == version.version:
+    if champion is not None and int(champion.version) == int(version.version):
         return Decision(True, ["it is champion already"])
     dataset = version.tags.get("dataset", "unknown")
     if "promoted_at" in version.tags and not (

@@ -154,7 +154,8 @@ def test_a_better_model_replaces_the_champion_and_an_older_one_can_be_put_back(
     result = promote("latest")
     assert result["promoted"]
     assert newest() == result["tag"]
-    assert registry.by_alias("challenger") is None or registry.by_alias("challenger").version != str(better)
+    challenger = registry.by_alias("challenger")
+    assert challenger is None or int(challenger.version) != better
 
     stored = Path(bentoml.models.get(f"digits:v{champion}").path) / "mlflow_model" / "model.onnx"
     before = stored.stat().st_ino
