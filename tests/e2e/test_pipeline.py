@@ -52,12 +52,6 @@ def done(project: Project, own_pictures: Path) -> subprocess.CompletedProcess[st
     return finished
 
 
-def contexts(run: Run) -> set[str]:
-    """What the data sets of a run are for."""
-    tags = (tag for data in run.inputs.dataset_inputs for tag in data.tags)
-    return {tag.value for tag in tags if tag.key == "mlflow.data.context"}
-
-
 def only(runs: list[Run]) -> Run:
     assert len(runs) == 1
     return runs[0]
