@@ -1,7 +1,7 @@
 """What a model is worth on many kinds of pictures: a classifier and test digits in; answers and a table out.
 
-The clean digits of 28×28 go to the model as they are. All other digits, spoilt, photographed or in folders, take the way
-that they take in the service: digits.imaging, all candidates to the model, one decided answer.
+The clean digits of 28×28 go to the model as they are. All others, spoilt, photographed or in folders, take the way that
+they take in the service: digits.imaging, all candidates to the model, one decided answer.
 """
 
 from __future__ import annotations
