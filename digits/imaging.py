@@ -154,7 +154,7 @@ def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
         views += _views(page.ink(dark_ink, HAIR), dark_ink, belief)
     if first is not None and first.sides >= 2:
         # Squares too small to be followed: the pen is what is much darker than they are.
-        views += _views(ink, dark_ink, belief, floor=0.45 * float(np.percentile(ink, 99.7)))
+        views += _views(ink, dark_ink, belief, floor=0.45 * inks.quantile(ink, 0.997))
     if not views:
         soft = cv2.GaussianBlur(ink, (0, 0), 2)
         views += _views(np.asarray(soft, np.float32), dark_ink, belief, faint=True)
