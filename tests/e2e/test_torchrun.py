@@ -16,6 +16,9 @@ from mlflow.entities import Run
 
 from tests.e2e.project import wait_until
 
+# MLflow's own use of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 900  # seconds until something counts as stuck
 TRAIN = "train --epochs 2 --dataset digits --limit 300 --photographs 0 --outliers 40 --device cpu --recipe default"
