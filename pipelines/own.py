@@ -79,7 +79,7 @@ def load(folders: Sequence[Path], workers: int) -> Own | None:
     found = [file for folder in folders for file in _labelled(folder)]
     with ThreadPoolExecutor(workers) as pool:
         read = list(pool.map(_read, found))
-    pictures = _without_copies([picture for picture, _ in read])
+    pictures = _without_copies(read)
     _tell(pictures)
     usable = [picture for picture in pictures if not picture.problem]
     if len(usable) < FEWEST:
@@ -147,21 +147,22 @@ def _read(file: tuple[Path, int]) -> tuple[Picture, NDArray[np.uint8] | None]:
     return Picture(path, label, sha256), reading.images[0]
 
 
-def _without_copies(pictures: Sequence[Picture]) -> list[Picture]:
-    """A copy would be in both parts, or count twice; the same picture with two labels is right with neither."""
-    labels: dict[str, set[int]] = {}
-    for picture in pictures:
-        labels.setdefault(picture.sha256, set()).add(picture.label)
-    first: set[str] = set()
+def _without_copies(read: Sequence[tuple[Picture, NDArray[np.uint8] | None]]) -> list[Picture]:
+    """What looks the same to the model would be in both parts, or count twice; with two labels it is right with
+    neither."""
+    alike: dict[bytes, list[Picture]] = {}
+    for picture, image in read:
+        if image is not None:
+            alike.setdefault(image.tobytes(), []).append(picture)
     kept = []
-    for picture in pictures:
-        problem = picture.problem
-        if not problem and len(labels[picture.sha256]) > 1:
-            problem = f"the same picture is labelled {' and '.join(map(str, sorted(labels[picture.sha256])))}"
-        elif not problem and picture.sha256 in first:
-            problem = "a copy of another picture"
-        first.add(picture.sha256)
-        kept.append(replace(picture, problem=problem))
+    for picture, image in read:
+        same = [] if image is None else alike[image.tobytes()]
+        labels = sorted({each.label for each in same})
+        if len(labels) > 1:
+            picture = replace(picture, problem=f"the same picture is labelled {' and '.join(map(str, labels))}")
+        elif same and picture is not min(same, key=lambda each: (each.sha256, each.path)):
+            picture = replace(picture, problem="a copy of another picture")
+        kept.append(picture)
     return kept
 
 

@@ -125,7 +125,7 @@ class DataParameters(Parameters):
     outliers: int = Field(6_000, ge=0, le=1_000_000, description="pictures of no digit to train on")
     extra: str = Field("", description="labelled folders of your own to learn from besides, separated by commas")
 
-    _there = field_validator("extra")(_exist)
+    _extra_exists = field_validator("extra")(_exist)
 
     @field_validator("limit")
     @classmethod
@@ -159,7 +159,7 @@ class _Training(Parameters):
 class _Report(Parameters):
     images: Folders = ""
 
-    _there = field_validator("images")(_exist)
+    _images_exist = field_validator("images")(_exist)
 
     @property
     def folders(self) -> list[Path]:
@@ -192,7 +192,7 @@ class Worker(Parameters):
     extra: str = Field("", description="labelled folders that the study learns from, as they are here; empty: its own")
     wait_minutes: float = Field(15.0, ge=0, le=100_000, description="how long to wait for the study to be started")
 
-    _there = field_validator("extra")(_exist)
+    _extra_exists = field_validator("extra")(_exist)
 
 
 class Train(DataParameters, _Training):
