@@ -62,6 +62,20 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """A set of picture files, and the digit of each."""
+
+    name: str
+    files: list[Path]
+    labels: list[int]
+
+    @staticmethod
+    def folder(path: Path) -> Labelled:
+        """A labelled folder. Raises DataError where it is none."""
+        return Labelled(path.name, *labelled_folder(path))
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table; what a set cannot have is None."""
 
@@ -100,8 +114,8 @@ class Report:
     metrics: dict[str, float]
 
 
-def measure(classifier: Classifier, test: Split, folders: Sequence[Path]) -> Report:
-    """The whole report. `folders` are labelled folders; raises DataError where one is not."""
+def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Report:
+    """The whole report; each of `sets` is a line of its own."""
     clean = plain(classifier, test, "test digits")
     some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:MOST]))
     corrupted = corruptions(classifier, some)
@@ -109,7 +123,7 @@ def measure(classifier: Classifier, test: Split, folders: Sequence[Path]) -> Rep
         photographs(classifier, some, hardness, name)
         for name, hardness in (("photographs, easy", EASY), ("photographs, hard", HARD))
     ]
-    served += [folder(classifier, path) for path in folders]
+    served += [pictures(classifier, labelled) for labelled in sets]
     rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *not_digits(classifier, some, clean)]
     return Report(clean, served, corrupted, rows, metrics_of(clean, corrupted, rows))
 
@@ -175,13 +189,13 @@ def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, fl
     )
 
 
-def folder(classifier: Classifier, path: Path) -> Answers:
-    """A labelled folder of pictures. What can't be read counts as wrong and refused. Raises DataError."""
-    files, labels = labelled_folder(path)
+def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
+    """Pictures as they are sent. What can't be read counts as wrong and refused."""
+    files, labels = labelled.files, labelled.labels
     digest = hashlib.sha256()
     readings: list[Reading] = []
     unreadable = []
-    with ThreadPoolExecutor(workers()) as pool, bar(path.name, len(files)) as progress:
+    with ThreadPoolExecutor(workers()) as pool, bar(labelled.name, len(files)) as progress:
         for done, (file, label, (content, reading)) in enumerate(
             zip(files, labels, pool.map(_read, files), strict=True)
         ):
@@ -191,7 +205,7 @@ def folder(classifier: Classifier, path: Path) -> Answers:
                 reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
             readings.append(reading)
             progress(done + 1, len(files))
-    answers = _decided(classifier, path.name, "pictures", readings, labels, digest.hexdigest(), files)
+    answers = _decided(classifier, labelled.name, "pictures", readings, labels, digest.hexdigest(), files)
     return Answers(**{**vars(answers), "unreadable": tuple(unreadable)})
 
 
