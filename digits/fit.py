@@ -248,7 +248,9 @@ def _targets(labels: Tensor, smoothing: float) -> Tensor:
 class _Batches:
     """Mixed, augmented batches: float (n, 28, 28) on the device and labels 0 to 10."""
 
-    def __init__(self, recipe: Recipe, train: TrainingSet, device: torch.device, seed: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, recipe: Recipe, train: TrainingSet, device: torch.device, seed: int, ranks: Ranks = ALONE
+    ) -> None:
         self.recipe, self.seed, self.ranks = recipe, seed, ranks
         self.size = size = min(recipe.batch_size, len(train.digits))
         photographs = train.photographs if train.photographs is not None and len(train.photographs) else None
