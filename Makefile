@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: train test serve ui image image-test bench bench-train bench-imaging fuzz docs dist clean help
+.PHONY: train test serve ui image image-test bench bench-train bench-imaging bench-study bench-predict fuzz docs dist clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -55,6 +55,14 @@ bench-train: $(READY)  ## our training loop beside the plain one
 
 bench-imaging: $(READY)  ## milliseconds a picture, by kind
 	$(BIN)/python -m benchmarks.bench_imaging
+
+bench-study: $(READY)  ## trials a minute with one and two processes; needs PostgreSQL
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[train,dev,cluster]'
+	$(BIN)/python -m benchmarks.bench_study $(ARGS_BENCH)
+
+bench-predict: $(READY)  ## engine=local beside engine=ray; ARGS_BENCH="--model model.onnx"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[train,dev,cluster]'
+	$(BIN)/python -m benchmarks.bench_predict $(ARGS_BENCH)
 
 fuzz: $(READY)  ## 20,000 damaged pictures and requests
 	DIGITS_FUZZ=20000 $(BIN)/pytest -n 0 tests/e2e/test_fuzz.py

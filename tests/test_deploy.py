@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from digits.settings import Settings, describe
+from pipelines.files import FOLDER
+from pipelines.parameters import ENTRY_POINTS
 from tests.serving import Server, png
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -60,12 +62,15 @@ def test_the_service_monitor_is_valid_for_the_prometheus_operators_schema() -> N
     assert understood.model_dump(by_alias=True, exclude_unset=True, mode="json") == given  # nothing was ignored
 
 
-def test_the_kustomization_takes_in_every_manifest_but_the_worker() -> None:
+JOBS = ("worker-job", "training-job")  # started by hand, not part of the kustomization
+
+
+def test_the_kustomization_takes_in_every_manifest_but_those_of_jobs() -> None:
     named = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
-    assert sorted(named) == sorted(f"{name}.yaml" for name in manifests() if name != "worker-job")
+    assert sorted(named) == sorted(f"{name}.yaml" for name in manifests() if name not in {*JOBS, "training-service"})
 
 
-@pytest.mark.parametrize("name", ["deployment", "worker-job"])
+@pytest.mark.parametrize("name", ["deployment", *JOBS])
 def test_every_pod_keeps_the_restricted_security_standard_with_a_read_only_root(name: str) -> None:
     pod = manifest(name)["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
@@ -126,12 +131,37 @@ def test_the_worker_job_names_an_entry_point_with_parameters_that_it_has() -> No
     assert named["-P"].split("=")[0] in entry_points[named["-e"]]["parameters"]
 
 
+def test_the_training_job_s_pods_find_rank_0_and_train_with_parameters_that_there_are() -> None:
+    job, service = manifest("training-job"), manifest("training-service")
+    pod = job["spec"]["template"]
+    words = pod["spec"]["containers"][0]["args"]
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    first = f"{job['metadata']['name']}-0.{pod['spec']['subdomain']}"
+    assert options["--master-addr"] == first
+    assert service["metadata"]["name"] == pod["spec"]["subdomain"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert int(options["--master-port"]) == service["spec"]["ports"][0]["port"]
+    assert int(options["--nnodes"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    step, *given = words[words.index("-m") + 2 :]
+    ENTRY_POINTS[step].parse(given)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_has_a_volume_wherever_it_writes(name: str) -> None:
+    (container,) = manifest(name)["spec"]["template"]["spec"]["containers"]
+    image = (DEPLOY / "worker" / "Dockerfile").read_text()
+    home, data = re.findall(r"(?:HOME|MNIST_ROOT)=(\S+)", image)
+    (place,) = re.findall(r"^WORKDIR (\S+)", image, re.MULTILINE)
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    assert mounted >= {home, data, f"{place}/{FOLDER}"}
+
+
 def test_the_deployed_version_is_that_of_the_project() -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     assert kustomization["images"][0]["newTag"] == version
-    worker = manifest("worker-job")["spec"]["template"]["spec"]["containers"][0]["image"]
-    assert worker.endswith(f":{version}")
+    for job in JOBS:
+        assert manifest(job)["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{version}")
 
 
 def imported_modules(file: Path) -> set[str]:
