@@ -1,7 +1,7 @@
 """What a model is worth on many kinds of pictures: a classifier and test digits in; answers and a table out.
 
-Digits of 28×28 go to the model as they are. Photographs and folders of pictures take the way they take in the service:
-bytes, digits.imaging, all candidates to the model, one decided answer.
+The clean digits of 28×28 go to the model as they are. All others, spoilt, photographed or in folders, take the way that
+they take in the service: digits.imaging, all candidates to the model, one decided answer.
 """
 
 from __future__ import annotations
@@ -146,13 +146,19 @@ def _scores(classifier: Classifier, images: Images) -> tuple[NDArray[np.float32]
 
 
 def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
-    """Every corruption at every severity, on the same digits. The intervals are as if all pictures were independent."""
+    """Every corruption at every severity, on the same digits, read as the service would read them.
+
+    The intervals are as if all pictures were independent.
+    """
     rows, correct = [], np.zeros((len(CORRUPTIONS), SEVERITIES, len(digits)), bool)
     for place, (name, corrupt) in enumerate(CORRUPTIONS.items()):
         answers = []
         for level in range(SEVERITIES):
             rng = np.random.default_rng([SEED, place, level])
-            answers.append(plain(classifier, Split(corrupt(digits.images, level + 1, rng), digits.labels), name))
+            spoilt = corrupt(digits.images, level + 1, rng)
+            readings = [imaging.interpret(image) for image in spoilt]
+            facts = fingerprint(Split(spoilt, digits.labels))
+            answers.append(_decided(classifier, name, "corruption", readings, digits.labels, facts, spoilt))
             correct[place, level] = answers[-1].correct
         rows.append(_row("corruption", name, answers))
     return Corrupted(list(CORRUPTIONS), correct, rows)
@@ -216,9 +222,9 @@ def _decided(
     name: str,
     group: str,
     readings: Sequence[Reading],
-    labels: Sequence[int],
+    labels: Sequence[int] | NDArray[np.int64],
     facts: str,
-    originals: Sequence[Original],
+    originals: Sequence[Original] | Images,
 ) -> Answers:
     answers: list[Answer] = []
     for start in range(0, len(readings), 64):

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save
 
 from digits import export
 from digits.data import Data, Split
-from digits.fit import EpochReport, Recipe, fit, predict_logits
+from digits.fit import EpochReport, Recipe, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
 from digits.network import DigitNet
-from pipelines import logbook, own, pictures, provenance, registry, tracking
+from pipelines import logbook, own, pictures, provenance, ranks, registry, tracking
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
@@ -115,6 +115,7 @@ def train(
             logbook.log_table(own.TABLE, own.COLUMNS, own.as_rows(extra))
         mlflow.log_params({f"recipe_{name}": value for name, value in asdict(recipe).items()})
         mlflow.log_dict(asdict(recipe), "recipe.json")
+        mlflow.set_tag("processes", str(ranks.count()))
         net = fitted(job, material, recipe, parameters)
         facts = {
             "dataset": data.name,
@@ -147,7 +148,7 @@ def fitted(job: Job, material: Material, recipe: Recipe, parameters: Main | Trai
 
         if checkpoint.exists():
             print("  going on from the last epoch that was finished")
-        net = fit(
+        net = ranks.fit(
             recipe,
             material.train,
             material.validation,
