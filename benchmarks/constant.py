@@ -60,6 +60,7 @@ class Pool:
         for task in self.opening:
             task.cancel()
         await asyncio.gather(*self.opening, return_exceptions=True)
+        await asyncio.sleep(0)  # the aborted connections close their sockets in the loop's next turn
         ordered = sorted([*self.times, *unanswered])
         errors = self.errors + len(unanswered)
         return Result(len(ordered), ended - started, percentile(ordered, 0.5), percentile(ordered, 0.99), errors)
@@ -124,7 +125,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         self.pool.send()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if self.pool.stopped:
             return
         if self in self.pool.busy:
