@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from digits.ink import Floats, quantile
 
 STRIPS = 16  # the page is cut into this many strips across the lines
 SLOPES = np.linspace(-0.16, 0.16, 21)  # about 9 degrees to either side
@@ -74,30 +74,31 @@ def _courses(ink: Floats) -> list[Floats]:
     profile = cv2.resize(ink, (STRIPS, height), interpolation=cv2.INTER_AREA)
     slab = np.ones((reach, 1), np.uint8)
     ridge = profile - cv2.morphologyEx(profile, cv2.MORPH_OPEN, slab)  # what is thinner than `reach`
-    noise = float(np.percentile(ridge, 35)) + 1.5
-    strong = max(float(np.percentile(ridge, 90)), noise)
+    noise = quantile(ridge, 0.35) + 1.5
+    strong = max(quantile(ridge, 0.9), noise)
     capped = np.minimum(ridge, strong)  # a heavy stroke in one strip must not outweigh a pale line in all
     middle = (np.arange(STRIPS) + 0.5) / STRIPS * width
     # The slope that gathers most ridges in few rows, on every other row.
     half = capped[: height // 2 * 2].reshape(-1, 2, STRIPS).max(1)
     offsets = np.rint(np.multiply.outer(SLOPES, middle - width / 2) / 2).astype(np.int64)  # (slopes, strips)
-    rows = np.arange(len(half))
-    shifted = half[np.clip(rows[:, None] + offsets[:, None], 0, len(half) - 1), np.arange(STRIPS)]
-    total = shifted.sum(2)
+    furthest = int(np.abs(offsets).max())
+    padded = cv2.copyMakeBorder(half, furthest, furthest, 0, 0, cv2.BORDER_REPLICATE)
+    total = np.zeros((len(SLOPES), len(half)), np.float32)
+    for strip, column in enumerate(np.ascontiguousarray(padded.T)):
+        total += sliding_window_view(column, len(half))[offsets[:, strip] + furthest]
     total = total - cv2.blur(total, (reach | 1, 1))
     shift = 2 * offsets[int((np.maximum(total, 0) ** 2).sum(1).argmax())]
     rows = np.arange(height)[:, None]
     straight = ridge[np.clip(rows + shift, 0, height - 1), np.arange(STRIPS)]
     slack = max(1, height // 150)
     wide = cv2.dilate(straight, np.ones((2 * slack + 1, 1), np.uint8))
-    present = (wide > 2 * noise).mean(1)
-    strength = np.median(wide, axis=1)
+    present = np.flatnonzero((wide > 2 * noise).sum(1) >= PRESENT * STRIPS)
     found: list[Floats] = []
-    order = np.argsort(-strength * (present >= PRESENT))
+    if not len(present):
+        return found
+    order = present[np.argsort(-np.median(wide[present], axis=1))]
     free = np.ones(height, bool)
     for row in order[: height // 4]:
-        if present[row] < PRESENT:
-            break
         if not free[row]:
             continue
         free[max(0, row - 3 - slack) : row + 4 + slack] = False  # squares may be as small as ten pixels
