@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_THRESHOLD = 0.5
 CLASSES = 10
+ONE = 1
+BAR = 0.8  # what a candidate read as 1 counts beside others: edges, rulings and rims look like a 1, like no other digit
 SIDE = 28
 
 
@@ -132,14 +134,15 @@ class Classifier:
         """Chooses among a reading's k candidates: probabilities (k, 10), digitness (k,), in the reading's order.
 
         A candidate's score is how surely it is one digit times how surely it is *that* digit; the best score wins,
-        the earlier candidate where two are equal.
+        the earlier candidate where two are equal. A 1 wins only by a margin.
         """
         rows = probabilities.tolist()  # k is 1 to 6: plain floats beat NumPy's call overhead here
-        chosen, best = 0, -1.0
+        chosen, best, highest = 0, -1.0, -1.0
         for index, (row, single) in enumerate(zip(rows, digitness.tolist(), strict=True)):
             score = single * max(row)
-            if score > best:
-                chosen, best = index, score
+            rank = score * BAR if score == single * row[ONE] else score
+            if rank > highest:
+                chosen, best, highest = index, score, rank
         row = rows[chosen]
         probability = max(row)
         accepted = best >= self.threshold and not reading.crowded and not reading.blank

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from digits.augment import augment
 from digits.data import Split
+from digits.distributed import ALONE, Ranks
 from digits.network import DIGITS, DigitNet, eleven_way
 
 NOT_A_DIGIT = DIGITS  # the eleventh class
@@ -101,6 +102,7 @@ def fit(
     validation_photographs: Split | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> DigitNet:
     """Train a network.
 
@@ -116,6 +118,8 @@ def fit(
         validation_photographs: gives each report its `hard_accuracy`.
         on_epoch: is told after each epoch; what it raises ends the training.
         checkpoint: file written after each epoch, whole or not at all, and gone on from where it fits the arguments.
+        ranks: the processes that train together, each of which is given the same arguments but for the last three; only
+            rank 0 measures and reports.
 
     Returns:
         The network with averaged weights, in eval mode, on the CPU.
@@ -124,27 +128,30 @@ def fit(
     torch.manual_seed(seed)
     net = DigitNet(recipe.dropout).to(where).to(memory_format=torch.channels_last)
     average = AveragedModel(net, multi_avg_fn=_average, use_buffers=True)
-    batches = _Batches(recipe, train, where, seed)
+    batches = _Batches(recipe, train, where, seed, ranks)
     optimizer = torch.optim.AdamW(_parameter_groups(net, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=epochs * len(batches) + 1, pct_start=0.25, final_div_factor=1e3
     )
     identity = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "steps": len(batches)}
     state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
-    done = _resume(checkpoint, identity, state, where) if checkpoint else 0
+    done = _resume(checkpoint, identity, state, ranks)
+    together = ranks.wrap(net)
 
     for epoch in range(done + 1, epochs + 1):
         started = time.perf_counter()
         # Reseeded for each epoch, so that a resumed training draws what an unbroken one would have drawn.
-        torch.manual_seed(seed * 100_003 + epoch)
-        net.train()
+        torch.manual_seed(ranks.seed(seed * 100_003 + epoch))
+        together.train()
         loss_sum = torch.zeros((), device=where)
         correct = torch.zeros((), device=where)
         for step, (pictures, labels) in enumerate(batches.epoch(epoch)):
             with precision(where):
-                logits = net(pictures)
+                logits = together(pictures)
             scores = eleven_way(logits.float())
-            loss = F.cross_entropy(scores, _targets(labels, recipe.label_smoothing))
+            loss = ranks.weigh(
+                F.cross_entropy(scores, _targets(labels, recipe.label_smoothing)), len(labels), batches.size
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -156,6 +163,9 @@ def fit(
         if epoch == epochs:
             average.update_parameters(net)
         average.eval()
+        loss_sum, correct = ranks.sum(torch.stack([loss_sum / ranks.count, correct]))
+        if ranks.rank:
+            continue  # rank 0 alone measures and tells
         shown = len(batches) * recipe.batch_size
         training_seconds = time.perf_counter() - started
         validation_loss, validation_accuracy = _evaluate(average.module, validation, where)
@@ -238,9 +248,9 @@ def _targets(labels: Tensor, smoothing: float) -> Tensor:
 class _Batches:
     """Mixed, augmented batches: float (n, 28, 28) on the device and labels 0 to 10."""
 
-    def __init__(self, recipe: Recipe, train: TrainingSet, device: torch.device, seed: int) -> None:
-        self.recipe, self.seed = recipe, seed
-        size = min(recipe.batch_size, len(train.digits))
+    def __init__(self, recipe: Recipe, train: TrainingSet, device: torch.device, seed: int, ranks: Ranks) -> None:
+        self.recipe, self.seed, self.ranks = recipe, seed, ranks
+        self.size = size = min(recipe.batch_size, len(train.digits))
         photographs = train.photographs if train.photographs is not None and len(train.photographs) else None
         outliers = train.outliers if train.outliers is not None and len(train.outliers) else None
         of_photographs = round(size * recipe.photographs) if photographs else 0
@@ -265,16 +275,22 @@ class _Batches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
         orders = [self._order(len(labels), share * self.steps) for _, labels, share, _ in self.sources]
-        chances = torch.cat([torch.full((share,), chance) for *_, share, chance in self.sources])
-        chances = chances.to(self.generator.device)
+        if self.ranks.rank:  # the order is that of all, what is drawn from here on is this rank's own
+            self.generator.manual_seed(self.ranks.seed(self.seed * 100_003 + epoch))
         for step in range(self.steps):
             rows = [
-                order[step * share : (step + 1) * share]
+                self.ranks.share(order[step * share : (step + 1) * share])
                 for order, (*_, share, _) in zip(orders, self.sources, strict=True)
             ]
             images = torch.cat([source[0][row] for source, row in zip(self.sources, rows, strict=True)])
             labels = torch.cat([source[1][row] for source, row in zip(self.sources, rows, strict=True)])
-            yield augment(images, self.generator, strength=self.recipe.strength, disturbed=chances), labels
+            chances = torch.cat(
+                [torch.full((len(row),), source[3]) for source, row in zip(self.sources, rows, strict=True)]
+            )
+            yield (
+                augment(images, self.generator, strength=self.recipe.strength, disturbed=chances.to(images.device)),
+                labels,
+            )
 
     def _order(self, count: int, wanted: int) -> Tensor:
         """Row numbers without repetition as far as they reach."""
@@ -296,12 +312,13 @@ def _evaluate(net: torch.nn.Module, split: Split, device: torch.device) -> tuple
     return float(loss) / len(split), float(correct) / len(split)
 
 
-def _resume(checkpoint: Path, identity: dict[str, object], state: dict[str, Any], device: torch.device) -> int:
-    """Load a checkpoint of this very training, if there is one; the number of epochs that are done."""
-    if not checkpoint.exists():
-        return 0
-    saved = torch.load(checkpoint, map_location=device, weights_only=True)
-    if saved["identity"] != identity:
+def _resume(checkpoint: Path | None, identity: dict[str, object], state: dict[str, Any], ranks: Ranks) -> int:
+    """Load rank 0's checkpoint of this very training, if there is one; the number of epochs that are done."""
+    saved = (
+        torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.exists() else None
+    )
+    saved = ranks.same(saved if saved and saved["identity"] == identity else None)
+    if saved is None:
         return 0
     for name, part in state.items():
         part.load_state_dict(saved[name])

@@ -26,7 +26,7 @@ SIDE = 140
 DIGITS: dict[int, tuple[str, ...]] = {
     0: ("50 21 05 29 5a 89 a5 81 50", "60 31 16 39 5a 88 94 71 42", "50 22 16 29 5a 89 94 72 40"),
     1: ("50 5a", "60 4a", "33 50 50 5a", "05 60 60 6a", "17 60 60 6a", "33 60 60 6a|2a aa", "14 60 60 5a|1a 9a",
-        "06 70 70 6a"),
+        "06 70 70 6a", "07 80 80 4a", "25 40 60 60 6a"),
     2: ("12 30 70 92 84 1a 1a 9a", "12 40 80 93 65 29 1a 38 6a 99", "11 40 71 83 66 0a 0a aa", "13 30 80 84 2a 1a 9a"),
     3: ("11 40 81 74 44 44 75 97 6a 09", "00 80 80 44 44 86 98 5a 09", "12 40 82 64 44 75 98 5a 18",
         "11 50 82 54 54 86 88 5a 1a"),
@@ -35,10 +35,11 @@ DIGITS: dict[int, tuple[str, ...]] = {
         "20 15 15 64 87 6a 09|20 a0"),
     6: ("80 32 06 28 6a 98 75 35 07", "70 24 17 3a 79 86 55 17", "60 34 17 2a 7a 97 65 26"),
     7: ("00 90 90 3a", "02 00 00 90 90 4a", "00 90 90 55 4a", "00 a0 a0 3a|25 85", "01 00 90 90 55 4a|24 85",
-        "00 90 90 3a|36 86"),
+        "00 90 90 3a|36 86", "04 20 42 90 90 4a|25 96",
+        "05 20 43 90 90 5a|26 a6", "03 10 22 52 90 90 4a"),
     8: ("82 50 12 44 76 98 5a 08 36 64 82", "91 60 21 34 65 88 5a 18 25 64 91", "50 32 54 72 50|54 27 5a 87 54"),
     9: ("92 50 12 34 74 92 92 9a", "92 50 13 45 92 92 88 4a 19", "83 50 12 35 83 82 86 6a",
-        "81 40 13 35 84 81 81 7a 4a"),
+        "81 40 13 35 84 81 81 7a 4a", "82 50 12 34 64 82 83 96 8a 4a 18", "71 40 12 34 64 72 85 97 6a 29"),
 }
 # Letters that a person can't tell from a digit are left out: O o D Q (0), I i l (1), Z z (2), S s (5), G b (6), B (8),
 # g q (9).
@@ -191,8 +192,8 @@ def field_of_strokes(strokes: list[npt.NDArray[np.float64]], rng: np.random.Gene
 
 
 def write_digit(label: int, rng: np.random.Generator) -> Field:
-    """Write a digit by hand from one of our skeletons, regional styles included (1 with an up-stroke or a foot,
-    barred 7, open 4, straight 9).
+    """Write a digit by hand from one of our skeletons, regional styles included (1 with a long up-stroke or
+    a foot, barred and wavy 7, open 4, straight and curled 9).
     """
     variants = DIGITS[label]
     return field_of_strokes(strokes_of(variants[rng.integers(len(variants))], rng, 0.32), rng)

@@ -28,8 +28,9 @@ THUMBNAIL = 40  # up to this long side the picture is looked at as it is
 WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a digit lower than this is looked at again in the original pixels
 MOST = 6
-# How wide a stroke may be, as a share of the picture's short side: as a rule, of a digit that fills it, of a thin pen.
-STROKE, BRUSH, HAIR = 0.14, 0.6, 0.07
+# How wide a stroke may be, as a share of the picture's short side: as a rule, of a thick marker, of a digit that fills
+# the picture, of a thin pen.
+STROKE, MARKER, BRUSH, HAIR = 0.14, 0.3, 0.6, 0.07
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,9 +147,14 @@ def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
     short = min(page.shape)
     if first is None or first.stroke > 0.05 * short or first.size > 0.6 * short:
         # A brush so broad, or a digit so large, that the ground under it may have been taken from the ink itself.
-        wider = _views(page.ink(dark_ink, BRUSH), dark_ink, belief)
-        if wider and (first is None or _hollow(first, wider[0].shapes[0])):
-            views, first = wider, wider[0].shapes[0]
+        for stroke in (BRUSH, MARKER):
+            wider = _views(page.ink(dark_ink, stroke), dark_ink, belief)
+            if not wider:
+                continue
+            if first is None or _hollow(first, wider[0].shapes[0]):
+                views, first = wider, wider[0].shapes[0]
+            elif wider[0].shapes[0].score > 1.5 * first.score:
+                views = [wider[0], *views]  # or a shadow as broad as that: the model sees which
     if first is None or first.sides or first.stroke > 0.3 * first.size or _uneven(first, views[0].ink):
         # A thumb, a shadow or the table: thin strokes remain when the ground follows everything broader.
         views += _views(page.ink(dark_ink, HAIR), dark_ink, belief)

@@ -77,6 +77,9 @@ class Page:
         flat = self._small - self._trend
         level = cv2.morphologyEx(flat, operation, np.ones((reach, reach), np.uint8), borderType=cv2.BORDER_REPLICATE)
         level = cv2.GaussianBlur(level, (0, 0), max(1.0, reach / 12)) + self._trend
+        # At the sharp edge of a shadow the smoothed ground is off by the blur: the nearest ground that makes less ink.
+        nearest = cv2.erode if dark_ink else cv2.dilate
+        level = nearest(level, np.ones((3, 3), np.uint8))
         level = np.clip(np.rint(level), 0, 255).astype(np.uint8)
         return np.asarray(cv2.resize(level, self.light.shape[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 

@@ -21,7 +21,7 @@ from digits.workers import Progress, in_order
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
-WRITTEN_SHARE = 0.15  # digits written from our own skeletons instead of taken from the data set
+WRITTEN_SHARE = 0.2  # digits written from our own skeletons instead of taken from the data set
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from digits.ink import Bytes, Floats
 
 SIDE, BOX = 28, 20
+MOVED = 2.0  # pixels off the middle from which on a digit is also looked at in the middle
 STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
 
 
@@ -137,15 +138,26 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     if not clean:
         return [image] if light_ink else [image, inverted]
     sides = (y < 2) + (y + h > SIDE - 2), (x < 2) + (x + w > SIDE - 2)
-    # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that.
-    if exact and 12 <= max(w, h) <= BOX + 1 and (sum(sides) == 0 or light_ink or off_centre(upright) < 1):
-        return [upright]
-    if exact and light_ink and sides[0] < 2 and sum(sides) < 3 and max(w, h) >= 12:
-        return [upright]  # moved, or with something across it: the network has seen such
+    # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that. With
+    # something across it, it touches sides: the network has seen such.
+    whole = max(w, h) <= BOX + 1 and (sum(sides) == 0 or light_ink or off_centre(upright) < 1)
+    crossed = light_ink and sides[0] < 2 and sum(sides) < 3
+    if exact and max(w, h) >= 12 and (whole or crossed):
+        return [upright] if off_centre(upright) < MOVED else [recentred(upright), upright]
     refit = fit(np.asarray(ink, np.float32), _stroke(mask))
     specks = exact and light_ink and cv2.connectedComponents(mask)[0] > 6
     # Cropped to the digit, or a digit with something across it? The model sees which.
     return [upright, refit] if specks else [refit, upright]
+
+
+def recentred(image: Bytes) -> Bytes:
+    """Moved by whole pixels until the centre of mass is in the middle; what leaves the frame is lost."""
+    moments = cv2.moments(image)
+    mass = max(moments["m00"], 1.0)
+    middle = (SIDE - 1) / 2
+    right, down = (round(middle - moments[name] / mass) for name in ("m10", "m01"))
+    shift = np.array([[1, 0, right], [0, 1, down]], np.float32)
+    return np.asarray(cv2.warpAffine(image, shift, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
 def off_centre(image: Bytes) -> float:

@@ -1,4 +1,4 @@
-"""Writes the tables of parameters, settings and metrics into the pages, from the code: `python -m docs.make_tables`.
+"""Writes the tables of the pages, from the code and from what was measured: `python -m docs.make_tables`.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`; tests/test_docs.py fails where one is not what the code says.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from digits.settings import MIB, RANGES, Settings, describe
 from digits.telemetry import Telemetry
+from docs import capacity
 from pipelines.parameters import ENTRY_POINTS, allowed
 
 DOCS = Path(__file__).parent
@@ -84,6 +85,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
+    **{name: lambda make=make: table(*make()) for name, make in capacity.TABLES.items()},  # type: ignore[misc]
     **{f"parameters-{name}": lambda name=name: parameters(name) for name in ENTRY_POINTS},  # type: ignore[misc]
 }
 

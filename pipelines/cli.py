@@ -120,6 +120,7 @@ def provenance(asked: str) -> dict[str, Any]:
         "trained_at": tags.get("trained_at"),
         "dataset": tags.get("dataset"),
         "fingerprint": tags.get("fingerprint"),
+        "extra_fingerprint": tags.get("extra_fingerprint"),
         "git_commit": tags.get("git_commit"),
         "dirty": tags.get("git_dirty"),
         "gate": tags.get("gate"),

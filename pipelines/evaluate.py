@@ -16,12 +16,13 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from digits.classifier import Classifier
 from digits.data import Data, load, load_test
-from pipelines import card, logbook, pictures, registry, report, tracking
+from pipelines import card, logbook, own, pictures, registry, report, tracking
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
 from pipelines.material import named, workers
 from pipelines.parameters import Evaluate
+from pipelines.report import Labelled
 
 BESIDE = ("photos", "drawn")  # real pictures, reported on where they lie beside the data
 
@@ -66,7 +67,7 @@ def evaluate(
         test = load_test(data)
         logbook.log_input(test, data, "test")
         beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
-        measured = report.measure(classifier, test, [*beside, *folders])
+        measured = report.measure(classifier, test, sets_of([*beside, *folders], own_pictures(trained["run_id"])))
         log_report(measured, named(data), job.folder)
         for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
             for name, value in measured.metrics.items():
@@ -81,6 +82,41 @@ def evaluate(
     tracking.describe(text, trained["run_id"])
     print(as_text(measured.rows))
     return dict(job.note("report", result))
+
+
+def own_pictures(training_run: str) -> own.Rows:
+    """The table of the user's own pictures that a training run has; empty where there were none."""
+    try:
+        return list(tracking.read_json(training_run, own.TABLE)["data"])
+    except FileNotFoundError:
+        return []
+
+
+def sets_of(folders: Sequence[Path], known: own.Rows) -> list[Labelled]:
+    """The folders' pictures without those that the model learnt from, and the user's own that were held out.
+
+    Raises:
+        DataError: a folder has no labels.
+    """
+    learnt = own.learnt_from(known)
+    found = [without(Labelled.folder(folder), learnt) for folder in folders]
+    held_out, gone = own.still_there(known)
+    if gone:
+        print(f"WARNING: {gone} of the user's own pictures that were held out have moved or changed: left out")
+    found.append(Labelled(own.HELD_OUT, [path for path, _ in held_out], [label for _, label in held_out]))
+    return [labelled for labelled in found if labelled.files]
+
+
+def without(labelled: Labelled, learnt: set[str]) -> Labelled:
+    """Pictures that a model learnt from say nothing about it."""
+    if not learnt:
+        return labelled
+    pairs = zip(labelled.files, labelled.labels, strict=True)
+    kept = [(path, label) for path, label in pairs if own.sha256_of(path) not in learnt]
+    left_out = len(labelled.files) - len(kept)
+    if left_out:
+        print(f"{labelled.name}: {left_out} of {len(labelled.files)} pictures were learnt from and are not reported on")
+    return Labelled(labelled.name, [path for path, _ in kept], [label for _, label in kept])
 
 
 def _parents() -> list[str]:

@@ -14,12 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
+TOGETHER = ("main", "train")  # what several processes of torchrun can do
 HERE = Path(__file__).resolve().parent.parent
 PARENT = os.getppid()  # `mlflow run`, where that started us
 
@@ -36,14 +39,18 @@ def run(words: Sequence[str]) -> int:
     try:
         step, parameters = check(words)
     except ParameterError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if not rank():
+            print(f"error: {error}", file=sys.stderr, flush=True)
         if launcher:
             anchor()
         release(launcher, "FAILED")
         return WRONG_PARAMETER
+    if rank():
+        return follow(parameters)
     listen()
     if launcher:
         anchor()
+    if launcher or rank() is not None:
         watch_parent()
     return attend(step, parameters, launcher, experiment)
 
@@ -53,6 +60,8 @@ def check(words: Sequence[str]) -> tuple[str, Parameters]:
     if not words or words[0] not in ENTRY_POINTS:
         named = f"unknown entry point {words[0]!r}" if words else "no entry point"
         raise ParameterError(f"{named}; expected one of {', '.join(ENTRY_POINTS)}")
+    if rank() is not None and words[0] not in TOGETHER:
+        raise ParameterError(f"torchrun starts what trains, not {words[0]}; expected one of {', '.join(TOGETHER)}")
     return words[0], ENTRY_POINTS[words[0]].parse(words[1:])
 
 
@@ -66,7 +75,8 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
     try:
         tracking.connect()
         adopted = tracking.adopt(launcher, None if step == "worker" else experiment)
-        importlib.import_module(f"pipelines.{step}").run(parameters)
+        with _together(parameters):
+            importlib.import_module(f"pipelines.{step}").run(parameters)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:
         status, code = "KILLED", INTERRUPTED
@@ -83,6 +93,35 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
         if not adopted:
             release(launcher, status)
     return code
+
+
+def rank() -> int | None:
+    """This process's number among those that `torchrun` has started to train together; None where it has not."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+def _together(parameters: Any) -> AbstractContextManager[None]:
+    """Rank 0 has the others at hand while it runs its step."""
+    if rank() is None:
+        return nullcontext()
+    from pipelines import ranks
+
+    return ranks.lead(parameters.device)
+
+
+def follow(parameters: Any) -> int:
+    """Another rank's life: it trains when rank 0 says so. It has nothing to lose, so that a signal just ends it."""
+    from pipelines import ranks
+    from pipelines.errors import UserError
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    watch_parent()
+    try:
+        ranks.follow(parameters.device)
+    except UserError as error:
+        print(f"error: rank {rank()}: {error}", file=sys.stderr)
+        return error.status
+    return 0
 
 
 def release(launcher: str | None, status: str) -> None:
@@ -120,7 +159,7 @@ def anchor() -> None:
 
 
 def watch_parent() -> None:
-    """Ends the step when `mlflow run` is gone: a SIGTERM to it does not reach the command that it started."""
+    """Ends the step when `mlflow run` or `torchrun` is gone: a signal to it may not reach what it started."""
 
     def watch() -> None:
         while os.getppid() == PARENT:

@@ -14,6 +14,7 @@ from mlflow.data.numpy_dataset import from_numpy
 from digits.data import Data, Split
 from digits.fit import EpochReport
 from pipelines import provenance
+from pipelines.own import Own
 from pipelines.parameters import Parameters
 
 EPOCH = (
@@ -21,16 +22,19 @@ EPOCH = (
 )
 
 
-def tags(data: Data) -> dict[str, str]:
+def tags(data: Data, extra: Own | None = None) -> dict[str, str]:
     """What a run must say about its data."""
-    return {"dataset": data.name, "fingerprint": data.fingerprint, "bundled": str(data.bundled).lower()}
+    known = {"dataset": data.name, "fingerprint": data.fingerprint, "bundled": str(data.bundled).lower()}
+    return known | ({"extra_fingerprint": extra.fingerprint} if extra else {})
 
 
-def log_start(data: Data, parameters: Parameters) -> None:
+def log_start(data: Data, parameters: Parameters, extra: Own | None = None) -> None:
     """Parameters, data sets and provenance, on the active run."""
     mlflow.log_params(parameters.model_dump())
     log_input(data.train, data, "training")
     log_input(data.validation, data, "validation")
+    if extra:
+        log_own(extra)
     mlflow.log_dict(
         {**provenance.git(), "libraries": provenance.libraries(), "machine": provenance.machine()}, "provenance.json"
     )
@@ -42,6 +46,14 @@ def log_input(split: Split, data: Data, context: str) -> None:
         split.images[:1], targets=split.labels[:1], name=f"{data.name} {context}", digest=data.fingerprint[:8]
     )
     mlflow.log_input(dataset, context, {"pictures": str(len(split)), "fingerprint": data.fingerprint})
+
+
+def log_own(extra: Own) -> None:
+    """One's own pictures as one more data set to train on, and how many of them are held out."""
+    images, labels = extra.train.images[:1], extra.train.labels[:1]
+    dataset = from_numpy(images, targets=labels, name="own pictures", digest=extra.fingerprint[:8])
+    counts = {"pictures": str(len(extra.train)), "held_out": str(len(extra.of("held out")))}
+    mlflow.log_input(dataset, "training", counts | {"fingerprint": extra.fingerprint})
 
 
 def log_epoch(report: EpochReport) -> None:

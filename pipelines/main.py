@@ -11,7 +11,8 @@ from digits.fit import Recipe
 from pipelines import logbook, registry, tracking
 from pipelines.evaluate import evaluate
 from pipelines.job import open_job
-from pipelines.material import load_data, named, prepare, warn_of_fallback
+from pipelines.material import load_data, load_own, named, prepare, warn_of_fallback
+from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main
 from pipelines.promote import promote
 from pipelines.train import train
@@ -21,18 +22,20 @@ from pipelines.tune import study
 def run(parameters: Main) -> None:
     """The entry point."""
     data = load_data(parameters)
-    with open_job("main", parameters, data.fingerprint) as job:
+    extra = load_own(parameters)
+    fingerprint = fingerprint_of_all(data.fingerprint, extra)
+    with open_job("main", parameters, fingerprint) as job:
         name = f"Digits from {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
-        with job.run(name, "main", tags=logbook.tags(data)) as parent:
+        with job.run(name, "main", tags=logbook.tags(data, extra)) as parent:
             if job.resumed and "recipe" in job.state:
                 print("going on where the last run of this command ended")
-            logbook.log_start(data, parameters)
+            logbook.log_start(data, parameters, extra)
             print("material: synthetic photographs and pictures of no digit")
-            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
+            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
             print(f"study: at most {parameters.trials} trials in {parameters.tune_minutes:g} minutes")
-            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, data.fingerprint))))
+            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
             print(f"training: {parameters.epochs} epochs")
-            trained = train(job, data, material, recipe, parameters)
+            trained = train(job, data, material, recipe, parameters, extra)
             print("report: the test digits are read now")
             result = evaluate(job, data, trained, parameters.folders)
             number = job.step("version", lambda: registry.register(trained))

@@ -20,9 +20,10 @@ from digits.data import Data, Split, load
 from digits.fit import TrainingSet
 from digits.outliers import make_outliers
 from digits.photographer import make_photographs
-from pipelines import provenance
+from pipelines import own, provenance
 from pipelines.errors import UserError
 from pipelines.files import FOLDER, write
+from pipelines.own import Own
 from pipelines.parameters import DataParameters
 
 CACHE = FOLDER / "cache"
@@ -51,6 +52,14 @@ def load_data(parameters: DataParameters) -> Data:
     return data
 
 
+def load_own(parameters: DataParameters) -> Own | None:
+    """The pictures of the user's own folders, told to the user; None where none were named. Raises UserError."""
+    loaded = own.load(parameters.extra_folders, workers())
+    if loaded:
+        print(loaded.as_text())
+    return loaded
+
+
 def warn_of_fallback(root: Path) -> None:
     print(
         f"WARNING: MNIST is not in {root} and could not be downloaded; this model learns from the 1,797 small digits"
@@ -63,15 +72,18 @@ def named(data: Data) -> str:
     return "MNIST" if data.name == "mnist" else "scikit-learn's digits"
 
 
-def prepare(data: Data, photographs: int, outliers: int, seed: int) -> Material:
-    """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on."""
+def prepare(data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None) -> Material:
+    """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on.
+
+    `extra`, one's own pictures, joins the photographs to train on.
+    """
     taken = photographs_of(data.train, photographs, seed, "photographs to train on") if photographs else None
     held_out = min(max(photographs // 8, 50), 2_000)
     chosen_on = photographs_of(data.validation, held_out, seed + 1, "photographs to choose on") if photographs else None
     none: NDArray[np.uint8] | None = None
     if outliers:
         none = outliers_of(data.train, outliers, seed, "pictures of no digit")[0]
-    return Material(TrainingSet(data.train, taken, none), data.validation, chosen_on)
+    return Material(TrainingSet(data.train, own.joined(taken, extra), none), data.validation, chosen_on)
 
 
 def photographs_of(digits: Split, count: int, seed: int, label: str) -> Split:

@@ -102,6 +102,17 @@ Floor = Annotated[
 ]
 
 
+def _folders(names: str) -> list[Path]:
+    return [Path(name).expanduser() for name in names.split(",") if name]
+
+
+def _exist(names: str) -> str:
+    for name in filter(None, names.split(",")):
+        if not Path(name).expanduser().is_dir():
+            raise ValueError(f"there is no folder {name!r}; expected folders, separated by commas")
+    return names
+
+
 class DataParameters(Parameters):
     dataset: Literal["auto", "mnist", "digits"] = Field(
         "auto", description="mnist, digits (the 1,797 that ship with scikit-learn), or auto: mnist where it can be had"
@@ -112,6 +123,9 @@ class DataParameters(Parameters):
     limit: int = Field(0, ge=0, le=60_000, description="use so many training pictures only, for a quick try; 0: all")
     photographs: int = Field(12_000, ge=0, le=1_000_000, description="synthetic photographs to train on")
     outliers: int = Field(6_000, ge=0, le=1_000_000, description="pictures of no digit to train on")
+    extra: str = Field("", description="labelled folders of your own to learn from besides, separated by commas")
+
+    _extra_exists = field_validator("extra")(_exist)
 
     @field_validator("limit")
     @classmethod
@@ -124,6 +138,10 @@ class DataParameters(Parameters):
     def root(self) -> Path:
         return Path(self.data_dir or os.environ.get("MNIST_ROOT", "") or "data").expanduser()
 
+    @property
+    def extra_folders(self) -> list[Path]:
+        return _folders(self.extra)
+
 
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
@@ -131,7 +149,7 @@ StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 class _Study(Parameters):
     study: StudyName = Field("digits", description="name by which workers find the study")
     trials: int = Field(10, ge=0, le=10_000, description="trials of the study, at most; 0: no study, default recipe")
-    tune_minutes: float = Field(3.0, ge=0.1, le=100_000, description="time for the study, its confirmation included")
+    tune_minutes: float = Field(2.0, ge=0.1, le=100_000, description="time for the study, its confirmation included")
 
 
 class _Training(Parameters):
@@ -141,17 +159,11 @@ class _Training(Parameters):
 class _Report(Parameters):
     images: Folders = ""
 
-    @field_validator("images")
-    @classmethod
-    def _folders(cls, images: str) -> str:
-        for name in filter(None, images.split(",")):
-            if not Path(name).expanduser().is_dir():
-                raise ValueError(f"there is no folder {name!r}; expected folders, separated by commas")
-        return images
+    _images_exist = field_validator("images")(_exist)
 
     @property
     def folders(self) -> list[Path]:
-        return [Path(name).expanduser() for name in self.images.split(",") if name]
+        return _folders(self.images)
 
 
 class _Promotion(Parameters):
@@ -177,7 +189,10 @@ class Worker(Parameters):
     study: StudyName = Field(description="name of the study; of several that are open, the newest is joined")
     data_dir: str = Field("", description="folder above MNIST/raw; empty: MNIST_ROOT, else data")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
+    extra: str = Field("", description="labelled folders that the study learns from, as they are here; empty: its own")
     wait_minutes: float = Field(15.0, ge=0, le=100_000, description="how long to wait for the study to be started")
+
+    _extra_exists = field_validator("extra")(_exist)
 
 
 class Train(DataParameters, _Training):

@@ -1,7 +1,7 @@
 """What a model is worth on many kinds of pictures: a classifier and test digits in; answers and a table out.
 
-Digits of 28×28 go to the model as they are. Photographs and folders of pictures take the way they take in the service:
-bytes, digits.imaging, all candidates to the model, one decided answer.
+The clean digits of 28×28 go to the model as they are. All others, spoilt, photographed or in folders, take the way that
+they take in the service: digits.imaging, all candidates to the model, one decided answer.
 """
 
 from __future__ import annotations
@@ -62,6 +62,20 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """A set of picture files, and the digit of each."""
+
+    name: str
+    files: list[Path]
+    labels: list[int]
+
+    @staticmethod
+    def folder(path: Path) -> Labelled:
+        """A labelled folder. Raises DataError where it is none."""
+        return Labelled(path.name, *labelled_folder(path))
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table; what a set cannot have is None."""
 
@@ -100,8 +114,8 @@ class Report:
     metrics: dict[str, float]
 
 
-def measure(classifier: Classifier, test: Split, folders: Sequence[Path]) -> Report:
-    """The whole report. `folders` are labelled folders; raises DataError where one is not."""
+def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Report:
+    """The whole report; each of `sets` is a line of its own."""
     clean = plain(classifier, test, "test digits")
     some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:MOST]))
     corrupted = corruptions(classifier, some)
@@ -109,7 +123,7 @@ def measure(classifier: Classifier, test: Split, folders: Sequence[Path]) -> Rep
         photographs(classifier, some, hardness, name)
         for name, hardness in (("photographs, easy", EASY), ("photographs, hard", HARD))
     ]
-    served += [folder(classifier, path) for path in folders]
+    served += [pictures(classifier, labelled) for labelled in sets]
     rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *not_digits(classifier, some, clean)]
     return Report(clean, served, corrupted, rows, metrics_of(clean, corrupted, rows))
 
@@ -132,13 +146,19 @@ def _scores(classifier: Classifier, images: Images) -> tuple[NDArray[np.float32]
 
 
 def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
-    """Every corruption at every severity, on the same digits. The intervals are as if all pictures were independent."""
+    """Every corruption at every severity, on the same digits, read as the service would read them.
+
+    The intervals are as if all pictures were independent.
+    """
     rows, correct = [], np.zeros((len(CORRUPTIONS), SEVERITIES, len(digits)), bool)
     for place, (name, corrupt) in enumerate(CORRUPTIONS.items()):
         answers = []
         for level in range(SEVERITIES):
             rng = np.random.default_rng([SEED, place, level])
-            answers.append(plain(classifier, Split(corrupt(digits.images, level + 1, rng), digits.labels), name))
+            spoilt = corrupt(digits.images, level + 1, rng)
+            readings = [imaging.interpret(image) for image in spoilt]
+            facts = fingerprint(Split(spoilt, digits.labels))
+            answers.append(_decided(classifier, name, "corruption", readings, digits.labels, facts, spoilt))
             correct[place, level] = answers[-1].correct
         rows.append(_row("corruption", name, answers))
     return Corrupted(list(CORRUPTIONS), correct, rows)
@@ -169,13 +189,13 @@ def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, fl
     )
 
 
-def folder(classifier: Classifier, path: Path) -> Answers:
-    """A labelled folder of pictures. What can't be read counts as wrong and refused. Raises DataError."""
-    files, labels = labelled_folder(path)
+def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
+    """Pictures as they are sent. What can't be read counts as wrong and refused."""
+    files, labels = labelled.files, labelled.labels
     digest = hashlib.sha256()
     readings: list[Reading] = []
     unreadable = []
-    with ThreadPoolExecutor(workers()) as pool, bar(path.name, len(files)) as progress:
+    with ThreadPoolExecutor(workers()) as pool, bar(labelled.name, len(files)) as progress:
         for done, (file, label, (content, reading)) in enumerate(
             zip(files, labels, pool.map(_read, files), strict=True)
         ):
@@ -185,7 +205,7 @@ def folder(classifier: Classifier, path: Path) -> Answers:
                 reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
             readings.append(reading)
             progress(done + 1, len(files))
-    answers = _decided(classifier, path.name, "pictures", readings, labels, digest.hexdigest(), files)
+    answers = _decided(classifier, labelled.name, "pictures", readings, labels, digest.hexdigest(), files)
     return Answers(**{**vars(answers), "unreadable": tuple(unreadable)})
 
 
@@ -202,9 +222,9 @@ def _decided(
     name: str,
     group: str,
     readings: Sequence[Reading],
-    labels: Sequence[int],
+    labels: Sequence[int] | NDArray[np.int64],
     facts: str,
-    originals: Sequence[Original],
+    originals: Sequence[Original] | Images,
 ) -> Answers:
     answers: list[Answer] = []
     for start in range(0, len(readings), 64):

@@ -21,14 +21,15 @@ from safetensors.torch import load_file, save
 
 from digits import export
 from digits.data import Data, Split
-from digits.fit import EpochReport, Recipe, fit, predict_logits
+from digits.fit import EpochReport, Recipe, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
 from digits.network import DigitNet
-from pipelines import logbook, pictures, provenance, registry, tracking
+from pipelines import logbook, own, pictures, provenance, ranks, registry, tracking
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
-from pipelines.material import Material, load_data, named, prepare
+from pipelines.material import Material, load_data, load_own, named, prepare
+from pipelines.own import Own
 from pipelines.parameters import Main, Train
 from pipelines.tune import base_recipe
 
@@ -63,9 +64,10 @@ def run(parameters: Train) -> None:
     """The entry point: trains with a known recipe and registers the model; `evaluate` and `promote` come next."""
     data = load_data(parameters)
     recipe, source = chosen_recipe(parameters.recipe, data)
-    with open_job("train", parameters, data.fingerprint) as job:
-        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
-        trained = train(job, data, material, recipe, parameters, tags={"recipe_from": source})
+    extra = load_own(parameters)
+    with open_job("train", parameters, own.fingerprint_of_all(data.fingerprint, extra)) as job:
+        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
+        trained = train(job, data, material, recipe, parameters, extra, tags={"recipe_from": source})
         number = job.step("version", lambda: registry.register(trained))
     print(
         f"registered: {registry.MODEL} version {number}, challenger\nnext: mlflow run . -e evaluate -P model={number}"
@@ -100,16 +102,20 @@ def train(
     material: Material,
     recipe: Recipe,
     parameters: Main | Train,
+    extra: Own | None = None,
     tags: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """Trains, exports and logs under one run, or goes on with it. Gives `run_id`, `model_id` and `sha256`."""
     if "trained" in job.state:
         return dict(job.state["trained"])
     name = f"Final training on {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
-    with job.run(name, "training", tags={**logbook.tags(data), **(tags or {})}, watched=True) as run:
-        logbook.log_start(data, parameters)
+    with job.run(name, "training", tags={**logbook.tags(data, extra), **(tags or {})}, watched=True) as run:
+        logbook.log_start(data, parameters, extra)
+        if extra:
+            logbook.log_table(own.TABLE, own.COLUMNS, own.as_rows(extra))
         mlflow.log_params({f"recipe_{name}": value for name, value in asdict(recipe).items()})
         mlflow.log_dict(asdict(recipe), "recipe.json")
+        mlflow.set_tag("processes", str(ranks.count()))
         net = fitted(job, material, recipe, parameters)
         facts = {
             "dataset": data.name,
@@ -142,7 +148,7 @@ def fitted(job: Job, material: Material, recipe: Recipe, parameters: Main | Trai
 
         if checkpoint.exists():
             print("  going on from the last epoch that was finished")
-        net = fit(
+        net = ranks.fit(
             recipe,
             material.train,
             material.validation,

@@ -26,7 +26,8 @@ from digits.metrics import fit_temperature, scores_of
 from digits.network import DigitNet
 from pipelines import logbook, pictures, provenance, shared, tracking
 from pipelines.job import Job, open_job
-from pipelines.material import Material, load_data, named, prepare
+from pipelines.material import Material, load_data, load_own, named, prepare
+from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main, Tune
 
 PROXY_DIGITS = 8_000
@@ -61,11 +62,13 @@ class Trialled:
 def run(parameters: Tune) -> None:
     """The entry point: a study of its own."""
     data = load_data(parameters)
-    with open_job("tune", parameters, data.fingerprint) as job:
-        with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data)):
-            logbook.log_start(data, parameters)
-            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed)
-            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, data.fingerprint))))
+    extra = load_own(parameters)
+    fingerprint = fingerprint_of_all(data.fingerprint, extra)
+    with open_job("tune", parameters, fingerprint) as job:
+        with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data, extra)):
+            logbook.log_start(data, parameters, extra)
+            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
+            recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
 
 

@@ -9,11 +9,13 @@ import socket
 from typing import Any
 
 from optuna.study import Study
+from pydantic import ValidationError
 
 from digits.data import Data
 from pipelines import provenance, shared
 from pipelines.errors import UserError
-from pipelines.material import load_data, prepare
+from pipelines.material import load_data, load_own, prepare
+from pipelines.own import Own, fingerprint_of_all
 from pipelines.parameters import Tune, Worker
 from pipelines.tune import Bench, base_recipe
 
@@ -22,10 +24,10 @@ def run(parameters: Worker) -> None:
     """The entry point."""
     study, facts = shared.join(parameters.study, parameters.wait_minutes)
     print(f"joined the study {study.study_name}")
-    asked = Tune.model_validate(facts["parameters"] | {"data_dir": parameters.data_dir, "device": parameters.device})
-    data = load_data(asked)
-    check(study, facts, data)
-    material = prepare(data, asked.photographs, asked.outliers, asked.seed)
+    asked = asked_for(parameters, facts["parameters"])
+    data, extra = load_data(asked), load_own(asked)
+    check(study, facts, data, extra)
+    material = prepare(data, asked.photographs, asked.outliers, asked.seed, extra)
     bench = Bench(material, asked, facts["job"], facts["run"], proxy=tuple(facts["proxy"]))
     default = base_recipe(len(data.train))
     done = 0
@@ -42,12 +44,26 @@ def run(parameters: Worker) -> None:
     print(f"nothing is left to do in {study.study_name}: {done} trials were run on {socket.gethostname()}")
 
 
-def check(study: Study, facts: dict[str, Any], data: Data) -> None:
+def asked_for(parameters: Worker, study: dict[str, Any]) -> Tune:
+    """The study's parameters, with the places of this machine. Raises UserError."""
+    extra = parameters.extra or study.get("extra", "")
+    here = {"data_dir": parameters.data_dir, "device": parameters.device, "extra": extra}
+    try:
+        return Tune.model_validate(study | here)
+    except ValidationError:
+        raise UserError(
+            f"the study learns from pictures in {extra}, which is not on this machine; name the folders that hold the"
+            " same pictures here with -P extra="
+        ) from None
+
+
+def check(study: Study, facts: dict[str, Any], data: Data, extra: Own | None = None) -> None:
     """Raises UserError where trials of this machine could not be compared with the others'."""
-    if data.fingerprint != facts["fingerprint"]:
+    fingerprint = fingerprint_of_all(data.fingerprint, extra)
+    if fingerprint != facts["fingerprint"]:
         raise UserError(
             f"the study {study.study_name} is on data with the fingerprint {facts['fingerprint'][:12]}, and what is"
-            f" here has {data.fingerprint[:12]}; give this machine the same data, by data_dir or MNIST_ROOT"
+            f" here has {fingerprint[:12]}; give this machine the same data, by data_dir or MNIST_ROOT, and extra"
         )
     code = provenance.code("pipelines.tune")
     if code != facts["code"]:

@@ -63,6 +63,13 @@ def test_the_candidate_with_the_best_product_is_chosen_and_the_first_of_equals(c
     assert decide(classifier, [row(3, 0.9), row(5, 0.9)], [0.7, 0.7]).chosen == 0
 
 
+def test_a_one_wins_over_another_digit_only_by_a_margin(classifier: Classifier) -> None:
+    assert decide(classifier, [row(1, 0.99), row(5, 0.9)], [0.99, 0.95]).digit == 5
+    assert decide(classifier, [row(1, 0.99), row(5, 0.7)], [0.99, 0.95]).digit == 1
+    alone = decide(classifier, [row(1, 0.9)], [classifier.threshold / 0.89])
+    assert (alone.digit, alone.accepted) == (1, True)  # the margin is no reason to refuse
+
+
 def test_what_is_below_the_threshold_crowded_or_blank_is_not_accepted_but_answered(classifier: Classifier) -> None:
     assert decide(classifier, [row(4, 0.9)], [0.9]).accepted
     for answer in (

@@ -88,6 +88,17 @@ def test_thin_pens_are_thickened_to_a_stroke_that_can_be_seen(pen: float) -> Non
     assert 0.6 < image.astype(float).sum() / REFERENCE.astype(float).sum() < 1.5
 
 
+@pytest.mark.parametrize(
+    ("pen", "shade", "across"), [(0.12, 0.8, 60), (0.15, 0.5, 100), (0.15, 0.7, 140), (0.2, 0.7, 60)]
+)
+def test_a_thick_marker_that_fills_a_picture_with_a_shadow_is_seen_whole(pen: float, shade: float, across: int) -> None:
+    picture = seven(page(200, 150, 200), 30, 20, 155, (60, 50, 140), pen)
+    row, column = np.mgrid[:200, :150]
+    shaded = (row + column > across)[..., None]
+    reading = interpret(np.where(shaded, picture * shade, picture).astype(np.uint8))
+    assert max(alike(image, REFERENCE) for image in reading.images) > 0.8
+
+
 def test_light_that_falls_off_to_a_third_does_not_matter() -> None:
     fall = np.linspace(1, 0.33, 200)[None, :, None]
     picture = (seven(page(), 60, 60, 120) * fall).astype(np.uint8)

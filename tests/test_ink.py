@@ -42,6 +42,17 @@ def test_a_hard_shadow_is_no_ink_away_from_its_edge() -> None:
     assert float(ink[:, :85].max()) < 10
 
 
+@pytest.mark.parametrize("slant", [0.0, 0.5])
+def test_the_very_edge_of_a_hard_shadow_is_less_than_a_third_of_the_ink(slant: float) -> None:
+    picture = sheet()
+    edge = 150 + slant * (np.arange(160) - 80)
+    shaded = np.arange(200)[None] > edge[:, None]
+    picture = np.where(shaded, picture * 0.6, picture).astype(np.uint8)
+    ink = Page(picture).ink(True, 0.14)
+    beside = (np.abs(np.arange(200)[None] - edge[:, None]) < 12)[4:-4]
+    assert float(np.quantile(ink[4:-4][beside], 0.99)) < float(ink[80, 100]) / 3
+
+
 def test_light_ink_is_found_in_the_other_direction() -> None:
     page = Page(255 - sheet())
     assert float(page.ink(False, 0.14)[80, 100]) > 140

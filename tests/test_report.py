@@ -73,7 +73,7 @@ def test_a_folder_is_read_as_the_service_would_and_what_is_no_picture_counts_as_
     cv2.line(picture, (80, 30), (55, 95), 20, 6)
     cv2.imwrite(str(tmp_path / "7" / "a.jpg"), picture)
     (tmp_path / "7" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    answers = report.folder(classifier, tmp_path)
+    answers = report.pictures(classifier, report.Labelled.folder(tmp_path))
     assert len(answers.unreadable) == 1
     assert "b.png" in answers.unreadable[0]
     assert not answers.accepted[1]
@@ -81,9 +81,9 @@ def test_a_folder_is_read_as_the_service_would_and_what_is_no_picture_counts_as_
     assert answers.seen[0].max() > 200, "the picture was not read"
 
 
-def test_a_folder_without_labels_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"labels\.csv"):
-        report.folder(classifier, tmp_path)
+        report.Labelled.folder(tmp_path)
 
 
 def test_the_worst_mistakes_come_first_and_show_what_was_seen(classifier: Classifier, digits: Split) -> None:

@@ -1,12 +1,9 @@
 """A study on a real PostgreSQL, worked off by real processes of which one is killed in the middle of a trial."""
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +17,8 @@ from mlflow import MlflowClient
 from optuna.trial import Trial, TrialState
 
 from pipelines import shared
+from tests import postgres
+from tests.postgres import Server
 
 pytest.importorskip("psycopg", reason="pip install 'digits[cluster]'")
 # MLflow's own use of SQLAlchemy
@@ -31,54 +30,19 @@ MEASURED = 87  # statements a trial of 8 parameters and 2 epochs
 PATIENCE = 900  # seconds that a busy machine may take for what takes seconds
 
 
-def program(name: str) -> str | None:
-    """A program of PostgreSQL, which Debian does not put on the path."""
-    found = [*sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True), shutil.which(name)]
-    return next((str(path) for path in found if path), None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a PostgreSQL of our own, without the name of a database."""
-    initdb, control = program("initdb"), program("pg_ctl")
-    if initdb is None or control is None:
-        pytest.skip("there is no initdb here: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="digits-postgres-"))
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        user = {"user": "postgres", "group": "postgres"}
-    port, data = free_port(), str(folder / "data")
-
-    def call(*words: str) -> None:
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-
-    call(initdb, "-D", data, "-U", "digits", "--auth=trust", "--encoding=UTF8")
-    options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    call(control, "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+def server() -> Iterator[Server]:
+    """A PostgreSQL of our own."""
     try:
-        yield f"postgresql+psycopg://digits@127.0.0.1:{port}"
-    finally:
-        call(control, "-D", data, "-w", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+        with postgres.running() as running:
+            yield running
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
-def databases(server: str) -> dict[str, str]:
-    """Two empty databases, of which MLflow's has its tables, as that of a running MLflow server has."""
-    name = f"test_{time.monotonic_ns()}"
-    engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for kind in ("mlflow", "optuna"):
-            connection.execute(sqlalchemy.text(f"create database {name}_{kind}"))
-    engine.dispose()
-    return {"MLFLOW_TRACKING_URI": f"{server}/{name}_mlflow", "OPTUNA_STORAGE": f"{server}/{name}_optuna"}
+def databases(server: Server) -> dict[str, str]:
+    return server.databases()
 
 
 class Machine:
