@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from digits import imaging
 from digits.imaging import MOST, ImageError, interpret, read
 
 Bytes = np.ndarray
@@ -226,3 +227,16 @@ def test_real_pictures_are_neither_blank_nor_crowded(shared: Path, folder: str) 
     readings = [read(path.read_bytes()) for path in files]
     assert not any(reading.blank for reading in readings)
     assert sum(reading.crowded for reading in readings) <= 0.01 * len(readings)
+
+
+def test_a_clear_page_is_decoded_once_and_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("decode", "components", "without_rulings", "fit"):
+        real = getattr(imaging, name)
+        monkeypatch.setattr(
+            imaging, name, lambda *args, real=real, name=name, **named: done.append(name) or real(*args, **named)
+        )
+    buffer = BytesIO()
+    Image.fromarray(seven(page(), 70, 80, 80)).save(buffer, "PNG")
+    assert len(read(buffer.getvalue()).images) == 1
+    assert sorted(done) == ["components", "decode", "fit", "without_rulings"]

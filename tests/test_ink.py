@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from digits.ink import Page, noise_floor, scaled, trend
+from digits.ink import Page, noise_floor, quantile, scaled, trend
 
 
 def sheet(ground: float = 220, ink: float = 60) -> np.ndarray:
@@ -89,3 +89,10 @@ def test_the_trend_follows_the_light_and_not_the_ink() -> None:
 def test_scaling_never_enlarges() -> None:
     assert scaled(sheet(), 1000).shape == (160, 200)
     assert max(scaled(sheet(), 50).shape) == 50
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (80, 63)])
+@pytest.mark.parametrize("share", [0, 0.35, 0.5, 0.997, 1])
+def test_a_quantile_is_the_percentile_that_numpy_gives(shape: tuple[int, int], share: float) -> None:
+    values = np.random.default_rng(0).gamma(1, 20, shape).astype(np.float32)
+    assert quantile(values, share) == pytest.approx(float(np.percentile(values, 100 * share)), rel=1e-5)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 
+from digits import shapes
 from digits.shapes import components, grouped, rivals
 
 SIZE = 240
@@ -70,3 +72,44 @@ def test_labels_name_the_components_of_a_shape() -> None:
     labels, parts = components(ink, 10)
     shape = grouped(parts, *ink.shape)[0]
     assert set(np.unique(labels[labels > 0])) == set(shape.labels)
+
+
+def scribble(seed: int, marks: int) -> np.ndarray:
+    """Strokes of different darkness and width anywhere, also at the frame."""
+    rng = np.random.default_rng(seed)
+    ink = np.zeros((SIZE, SIZE), np.float32)
+    for _ in range(marks):
+        start, stop = rng.integers(0, SIZE, (2, 2)).tolist()
+        cv2.line(ink, start, stop, float(rng.uniform(40, 250)), int(rng.integers(1, 9)))
+    return ink + rng.uniform(0, 8, ink.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_component_is_measured_as_if_it_were_alone(seed: int) -> None:
+    ink = scribble(seed, 6)
+    labels, found = components(ink, 10)
+    assert found
+    for shape in found:
+        mask = np.pad(labels == shape.labels[0], 1).astype(np.uint8)
+        inside = np.sort(ink[mask[1:-1, 1:-1] > 0])
+        inner = int(cv2.erode(mask, np.ones((3, 3), np.uint8)).sum())
+        assert shape.box == cv2.boundingRect(mask[1:-1, 1:-1])
+        assert shape.mass == pytest.approx(float(inside.sum()), rel=1e-4)
+        assert shape.level == inside[len(inside) * 7 // 10]
+        assert shape.stroke == pytest.approx(2 * len(inside) / max(len(inside) - inner, 1))
+
+
+def test_the_number_of_passes_over_a_map_does_not_grow_with_what_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    for name in ("connectedComponentsWithStatsWithAlgorithm", "erode"):
+        real = getattr(cv2, name)
+        monkeypatch.setattr(
+            shapes.cv2, name, lambda *args, real=real, name=name, **named: passes.append(name) or real(*args, **named)
+        )
+    counts = []
+    for marks in (1, 40):
+        passes.clear()
+        components(scribble(0, marks), 10)
+        counts.append(sorted(passes))
+    assert counts[0] == counts[1]
+    assert len(counts[0]) == 3
