@@ -15,7 +15,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
-from bentoml.exceptions import BentoMLException, NotFound, ServiceUnavailable
+from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -36,8 +37,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from deploy.oci.image import ServingImage
+from digits.batching import Batching
 from digits.classifier import CLASSES, SIDE, Classifier, ModelError
-from digits.exchange import App, Overloaded
+from digits.exchange import App
 from digits.front import Front
 from digits.openapi import Picture, PictureAnswer, describe
 from digits.settings import Settings, SettingsError, load
@@ -50,7 +52,7 @@ SYSTEM_ROUTES = frozenset(
     {"/", "/docs", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics", "/ui"}
 )
 PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
-WARM_UP = 24  # BentoML's batching queue measures the model with its first 15 or so calls
+WARM_UP = 8  # calls of the model before the first request
 PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:;"
@@ -149,7 +151,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
     """BentoML's application with the front before it, the page beside it and no middleware on every request."""
 
     front: Front
-    queue: Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]]
+    queue: Batching
 
     def __call__(self) -> Any:
         app = super().__call__()
@@ -206,34 +208,28 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
             watch.cancel()
 
     async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
-        """One request's candidates through BentoML's batching queue, with the model that scored them."""
-        try:
-            rows = await self.queue(images)
-        except ServiceUnavailable:
-            raise Overloaded from None
+        """One request's candidates through the batching queue, with the model that scored them."""
+        rows = await self.queue(images)
         return rows[:, :CLASSES], rows[:, CLASSES], self.instance.generations[int(rows[0, -1])]
 
-    def batching(self) -> Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]]:
-        """BentoML's adaptive batching queue for `predict`.
+    def batching(self) -> Batching:
+        """What is batched is BentoML's `predict`; when, digits.batching says.
 
-        It is what `batch_infer` of the base class uses, less what that does anew for each request: half a millisecond
-        under a profiler, most of it inspect.signature.
+        BentoML's own queue looks for work once a millisecond and waits on purpose, as long as its estimate of the model
+        makes that worth while: docs/log.md has both side by side. Its histogram of batch sizes is kept.
         """
-        queue = self.dispatchers["predict"]
-        queue.get_batch_size, queue.max_batch_size = len, SETTINGS.max_batch_size
-        context = server_context
-        names = context.worker_index, "predict", context.bento_version, context.bento_name
+        names = server_context.worker_index, "predict", server_context.bento_version, server_context.bento_name
         sizes = self.adaptive_batch_size_hist.labels(self.name, *names)
         predict = self.instance.predict.local
+        thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        loop = asyncio.get_running_loop()
 
-        async def together(requests: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-            sizes.observe(len(requests))
-            images = np.concatenate(requests) if len(requests) > 1 else requests[0]
-            rows = await self._to_thread(predict, images)
-            return np.split(rows, np.cumsum([len(request) for request in requests[:-1]]))
+        async def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            sizes.observe(len(images))
+            rows: NDArray[np.float32] = await loop.run_in_executor(thread, predict, images)
+            return rows
 
-        queued: Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]] = queue(together)
-        return queued
+        return Batching(score, SETTINGS.max_batch_size)
 
     def announce(self) -> None:
         loaded = self.instance.current
@@ -315,7 +311,7 @@ class Digits:
 
     @bentoml.api(  # type: ignore[untyped-decorator]
         batchable=True,
-        max_batch_size=max(2, SETTINGS.max_batch_size),  # BentoML's decorator takes no 1; its queue does
+        max_batch_size=max(2, SETTINGS.max_batch_size),  # BentoML's decorator takes no 1
         max_latency_ms=int(SETTINGS.timeout * 1000),
         input_spec=Picture,
         output_spec=PictureAnswer,

@@ -26,10 +26,6 @@ SMALL_BODY = 65_536
 FORM_BYTES = 4096  # boundaries and headers around one picture
 
 
-class Overloaded(Exception):
-    """The model's queue is full, or too slow for the time limit."""
-
-
 class Gate:
     """What all requests of a worker share: the limits, and how much of them is in use."""
 
@@ -71,20 +67,15 @@ class Exchange:
     async def run(self, handler: Callable[[Exchange], Awaitable[bytes]], limit: int) -> int:
         """Answers with what the handler gives, or says why not; `limit` is the longest body. Gives the status.
 
-        The handler may raise Refusal and Overloaded; anything else it raises is a 500 and goes to the log.
+        The handler may raise Refusal; anything else it raises is a 500 and goes to the log.
         """
         gate, held = self.gate, 0
         gate.in_progress += 1
         gate.telemetry.begin()
         try:
-            async with asyncio.timeout(gate.settings.timeout) as clock:
-                try:
-                    held = self.admit(limit)
-                    content = await handler(self)
-                except Overloaded:
-                    if clock.expired():  # the batching queue takes a cancellation for an overload of its own
-                        raise TimeoutError from None
-                    raise busy("the model's queue is full; try again in a second") from None
+            async with asyncio.timeout(gate.settings.timeout):
+                held = self.admit(limit)
+                content = await handler(self)
             return await self.answer(200, content)
         except Refusal as refusal:
             return await self.refuse(refusal)

@@ -50,7 +50,7 @@ class Front:
     """Answers /predict, /predict_batch and /model; `behind` answers the rest.
 
     `infer` takes candidates, uint8 (k, 28, 28), and gives their probabilities, float32 (k, 10), their digitness,
-    float32 (k,), and the model that scored them; it raises Overloaded. `current` is the model that answers now.
+    float32 (k,), and the model that scored them. `current` is the model that answers now.
     `routes` and `prefixes` are the paths that `behind` knows; no other is passed on.
     """
 

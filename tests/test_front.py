@@ -17,7 +17,6 @@ from PIL import Image
 
 from digits import front as front_module
 from digits.classifier import Classifier
-from digits.exchange import Overloaded
 from digits.front import Front
 from digits.settings import Settings
 from digits.telemetry import Telemetry
@@ -133,24 +132,6 @@ def test_a_model_that_takes_too_long_is_504_and_the_next_request_is_not_hurt(bui
 
     reply = asyncio.run(ask(build(never, timeout=0.1), png()))
     assert (reply.status, reply.json["error"]["code"]) == (504, "timeout")
-
-
-def test_a_queue_that_turns_a_cancelled_wait_into_overload_still_means_504(build: Callable[..., Front]) -> None:
-    async def queue(images: np.ndarray) -> Any:
-        try:
-            await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            raise Overloaded from None
-
-    assert asyncio.run(ask(build(queue, timeout=0.1), png())).status == 504
-
-
-def test_a_full_queue_is_503_with_retry_after(build: Callable[..., Front]) -> None:
-    async def full(images: np.ndarray) -> Any:
-        raise Overloaded
-
-    reply = asyncio.run(ask(build(full), png()))
-    assert (reply.status, reply.json["error"]["code"], reply.headers[b"retry-after"]) == (503, "busy", b"1")
 
 
 def test_a_fault_is_500_in_the_same_shape_and_tells_the_client_nothing_of_it(
