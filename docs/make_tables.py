@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from digits import openapi
 from digits.settings import MIB, RANGES, Settings, describe
 from digits.telemetry import Telemetry
 from docs import capacity
@@ -77,6 +78,61 @@ def metrics() -> str:
     return table(("metric", "kind", "labels", "what it counts"), client.rows)
 
 
+# -- the API, from the document that the service hands out as /docs.json ----------------------------------------------
+
+
+def _openapi() -> dict[str, Any]:
+    return openapi.describe({"paths": {}, "components": {"schemas": {}}})
+
+
+def _named(schema: dict[str, Any]) -> str:
+    """A schema's name, as a link to its table where it has one."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return f"[`{name}`](#{name.lower()})" if name else "JSON"
+
+
+def endpoints() -> str:
+    """Every route that the service adds to BentoML's own: method, body, answer, what it is for."""
+    rows = []
+    for path, methods in _openapi()["paths"].items():
+        for method, operation in methods.items():
+            accepted = operation.get("requestBody", {}).get("content", {})
+            query = ", ".join(
+                f"`{each['name']}={'`, `'.join(each['schema']['enum'])}`" for each in operation.get("parameters", [])
+            )
+            answer = operation["responses"]["200"]["content"]["application/json"].get("schema", {})
+            body = ", ".join(f"`{media}`" for media in accepted) or "–"
+            rows.append((f"`{method.upper()} {path}`", body, query or "–", _named(answer), operation["description"]))
+    return table(("request", "body", "query", "answer", "what it is for"), rows)
+
+
+def schema(name: str) -> str:
+    """The fields of an object of the API."""
+    described = _openapi()["components"]["schemas"][name]
+    needed = described.get("required", [])
+    rows = []
+    for field, facts in described["properties"].items():
+        kinds = [facts, *facts.get("anyOf", [])]
+        kind = next(each["type"] for each in kinds if "type" in each)
+        about = facts.get("description") or _inside(facts)
+        rows.append((f"`{field}`", kind, "always" if field in needed else "where asked for", about))
+    return table(("field", "type", "is there", "what it is"), rows)
+
+
+def _inside(facts: dict[str, Any]) -> str:
+    """What a field without a description of its own holds."""
+    if "properties" in facts:
+        return ", ".join(f"`{name}`" for name in facts["properties"])
+    return "in order, each " + " or ".join(_named(each) for each in facts["items"]["anyOf"])
+
+
+def statuses() -> str:
+    """Every status but 200."""
+    responses = _openapi()["paths"]["/predict"]["post"]["responses"]
+    rows = [(f"{status}", facts["description"]) for status, facts in responses.items() if status != "200"]
+    return table(("status", "meaning"), rows)
+
+
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -85,6 +141,9 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
+    "api-endpoints": endpoints,
+    "api-statuses": statuses,
+    **{f"api-{name}": lambda name=name: schema(name) for name in ("PictureAnswer", "PictureAnswers", "Failure")},  # type: ignore[misc]
     **{name: lambda make=make: table(*make()) for name, make in capacity.TABLES.items()},  # type: ignore[misc]
     **{f"parameters-{name}": lambda name=name: parameters(name) for name in ENTRY_POINTS},  # type: ignore[misc]
 }
