@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import psutil
 
-from benchmarks import load
+from benchmarks import constant, load
 from benchmarks.inputs import Inputs, make_inputs, prepare
 from digits.classifier import Classifier
 
@@ -97,7 +97,14 @@ def peers(folder: Path) -> list[Peer]:
             "json",
             path="/invocations",
         ),
-        Peer("Ray Serve, PyTorch, batched", [PYTHON, "-m", "benchmarks.peers.ray_app"], {}, "/", path="/"),
+        # Ray's own advice for throughput: the replica's code in its main loop, buffered logs.
+        Peer(
+            "Ray Serve, PyTorch, batched",
+            [PYTHON, "-m", "benchmarks.peers.ray_app"],
+            {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"},
+            "/",
+            path="/",
+        ),
         Peer("ceiling: this service, a model that does nothing", [*BENTO, "service:svc"], null, weighs=False),
     ]
 
@@ -227,22 +234,28 @@ def wrong_answers(running: Running, inputs: Inputs, connections: int = 16) -> in
         return sum(pool.map(one, range(len(inputs.pngs))))
 
 
-def measure(running: Running, request: load.Request, connections: int, seconds: float) -> dict[str, Any]:
+def measure(running: Running, request: load.Request, seconds: float, **how: float) -> dict[str, Any]:
+    """One figure: closed loop with `connections=`, open loop with `offered=` requests a second."""
     cpu = running.cpu_seconds()
-    result = load.run(running.port, request, connections, seconds)
+    if "offered" in how:
+        result = constant.run(running.port, request, how["offered"], seconds)
+    else:
+        result = load.run(running.port, request, int(how["connections"]), seconds)
     cpu = running.cpu_seconds() - cpu
     good = max(1, result.requests - result.errors)
     return {
-        "connections": connections,
+        **how,
         "rate": result.rate * request.pictures,
         "p50": result.p50,
         "p99": result.p99,
+        "requests": result.requests,
         "errors": result.errors,
         "cpu_ms": cpu / good / request.pictures * 1000,
     }
 
 
-def bench_peer(peer: Peer, folder: Path, inputs: Inputs, connections: list[int], seconds: float) -> dict[str, Any]:
+def bench_peer(peer: Peer, folder: Path, inputs: Inputs, how: argparse.Namespace) -> dict[str, Any]:
+    seconds = how.seconds
     with Running(peer, folder) as running:
         png = request_for(peer, inputs.pngs[0], "image/png", inputs.images[0])
         load.run(running.port, png, 32, max(1.0, seconds / 3))  # warm: caches, allocators, batching parameters
@@ -250,16 +263,18 @@ def bench_peer(peer: Peer, folder: Path, inputs: Inputs, connections: list[int],
             "ready_seconds": running.ready_seconds,
             "wrong": wrong_answers(running, inputs) if peer.weighs else 0,
         }
-        found["png"] = [measure(running, png, count, seconds) for count in connections]
+        found["png"] = [measure(running, png, seconds, connections=count) for count in how.connections]
         if peer.form != "json":
             photo = request_for(peer, inputs.photo, "image/jpeg")
-            found["photo"] = [measure(running, photo, 32, seconds)]
+            found["photo"] = [measure(running, photo, seconds, connections=32)]
         if peer.batch:
             batch = multipart(
                 "/predict_batch", [("images", inputs.pngs[i % len(inputs.pngs)]) for i in range(64)], "image/png"
             )
-            found["batch"] = [measure(running, batch, 4, seconds)]
+            found["batch"] = [measure(running, batch, seconds, connections=4)]
         found["memory"] = running.memory()
+        # Last and rising: what a server has not answered by then stays in its queue.
+        found["open"] = [measure(running, png, seconds, offered=rate) for rate in sorted(how.rates)]
     return found
 
 
@@ -324,8 +339,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("--weights", type=Path, help="model.safetensors of a training run (default: the champion's)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is repeated (default 3)")
-    parser.add_argument("--seconds", type=float, default=8, help="seconds of load for each figure (default 8)")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32, 128])
+    parser.add_argument("--seconds", type=float, default=3, help="seconds of load for each figure (default 3)")
+    parser.add_argument(
+        "--connections", type=int, nargs="+", default=[1, 32, 128], help="closed loop (default 1 32 128)"
+    )
+    parser.add_argument("--rates", type=float, nargs="*", default=[100, 400, 1000], help="open loop, requests/s")
     parser.add_argument("--only", default="", help="only the peers whose name contains this; several with |")
     parser.add_argument("--out", type=Path, default=OUT, help="where the results go (default docs/benchmarks)")
     arguments = parser.parse_args()
@@ -344,7 +362,7 @@ def main() -> None:
                     continue
                 print(f"round {number + 1} of {arguments.rounds}: {peer.name}", flush=True)
                 try:
-                    found = bench_peer(peer, folder, inputs, arguments.connections, arguments.seconds)
+                    found = bench_peer(peer, folder, inputs, arguments)
                 except (RuntimeError, OSError, KeyError, ValueError) as error:
                     failed[peer.name] = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
                     print(f"  left out: {error}")

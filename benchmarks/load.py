@@ -1,4 +1,5 @@
 """Closed-loop load: a request and a number of connections in; requests a second, percentiles and errors out.
+(Open-loop load is in constant.py.)
 
 wrk where it is installed; else a small generator in Python, which takes more of the processor that it shares with the
 server, so that its figures are lower and only good for comparing.
@@ -101,5 +102,9 @@ async def _python(port: int, request: Request, connections: int, seconds: float)
     await asyncio.gather(*(client() for _ in range(connections)))
     elapsed = time.perf_counter() - started
     ordered = sorted(times) or [0.0]
-    p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 for share in (0.5, 0.99))
-    return Result(len(times), elapsed, p50, p99, errors)
+    return Result(len(times), elapsed, percentile(ordered, 0.5), percentile(ordered, 0.99), errors)
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """Milliseconds, of sorted seconds."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000

@@ -37,6 +37,7 @@ def markdown(results: dict[str, Any]) -> str:
         RULE,
         *(png_row(name, result) for name, result in found.items()),
         "",
+        *open_loop(found),
         "## One 640×480 JPEG photograph a request, 32 connections",
         "",
         "| | requests/s | p50, ms | p99, ms | errors | CPU a request, ms |",
@@ -82,6 +83,30 @@ def row(name: str, m: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def open_loop(found: dict[str, Any]) -> list[str]:
+    """One PNG a request at constant rates: p50 and p99 from when each was due, and the share not answered with 200."""
+    rates = sorted({m["offered"] for result in found.values() for m in result.get("open", [])})
+    if not rates:
+        return []
+    lines = [
+        "## One 28×28 PNG a request at a constant rate",
+        "",
+        "Open loop: each request is due at its time whatever the server does, and its latency runs from that moment."
+        " p50 / p99 in ms; in brackets the share that was refused, failed or still unanswered two seconds after the"
+        " last one was due (their waiting time counts).",
+        "",
+        "| offered, requests/s | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |",
+        "|---|" + "---:|" * len(rates),
+    ]
+    for name, result in found.items():
+        cells = []
+        for m in result["open"]:
+            share = m["errors"] / (len(m["rates"]) * m["requests"])
+            cells.append(f"{m['p50']:,.1f} / {m['p99']:,.1f}" + (f" ({share:.0%})" if m["errors"] else ""))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
 def spread(m: dict[str, Any]) -> str:
     """The median rate, with the lowest and the highest."""
     if len(m["rates"]) == 1:
@@ -118,7 +143,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     names = list(results["results"])[::-1]
     rates = [next((m["rate"] for m in results["results"][n]["png"] if m["connections"] == 32), 0.0) for n in names]
-    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(names) + 1.2))
+    figure, (axes, lines) = pyplot.subplots(2, figsize=(9, 0.42 * len(names) + 5.2), height_ratios=(len(names) + 2, 9))
     colours = [
         "#1f6f8b" if n.startswith("this service") else "#bbbbbb" if n.startswith("ceil") else "#c98a5a" for n in names
     ]
@@ -127,6 +152,15 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes.text(rate, index, f" {rate:,.0f}", va="center", fontsize=8)
     axes.set_xlabel("28×28 PNG requests a second, 32 connections (more is better)")
     axes.spines[["top", "right"]].set_visible(False)
+    for name, result in results["results"].items():
+        points = result.get("open", [])
+        ours = {"linewidth": 2.5, "linestyle": "-"} if name.startswith("this service") else {"linestyle": "--"}
+        lines.plot([m["offered"] for m in points], [m["p99"] for m in points], marker="o", label=name, **ours)
+    lines.set(
+        xscale="log", yscale="log", xlabel="offered, 28×28 PNG requests a second", ylabel="p99, ms (less is better)"
+    )
+    lines.spines[["top", "right"]].set_visible(False)
+    lines.legend(fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

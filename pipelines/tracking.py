@@ -24,6 +24,11 @@ from pipelines.files import FOLDER, write_json
 EXPERIMENT = "digits"
 LAUNCHED = FOLDER / "work" / "launched"
 LIMIT_OF_A_TAG = 4_000
+# MLflow's pages would else take it for an experiment with language models, and runs for evaluations of such.
+ABOUT = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "One parent for each command; its trials, its final training and its report are below it.",
+}
 
 _adopted: str | None = None  # the run that `mlflow run` made, where it is in our experiment
 
@@ -36,7 +41,7 @@ def connect() -> str:
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         try:
-            mlflow.create_experiment(EXPERIMENT, artifact_location=_artifacts())
+            mlflow.create_experiment(EXPERIMENT, artifact_location=_artifacts(), tags=ABOUT)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise

@@ -1,11 +1,22 @@
-"""The load generator in Python, for machines without wrk: it counts what the server answers."""
+"""The load generators in Python: they count what the server answers, and how long each request has really waited."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 
-from benchmarks.load import Request, _python
+import pytest
+
+from benchmarks import constant
+from benchmarks.load import Request, Result, _python
 from tests.serving import Server, png
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_every_answer_is_counted_and_a_refusal_is_an_error(server: Server) -> None:
@@ -17,3 +28,45 @@ def test_every_answer_is_counted_and_a_refusal_is_an_error(server: Server) -> No
     assert 0 < good.p50 <= good.p99
     bad = asyncio.run(_python(server.port, Request("/predict", b"x", "image/png"), 2, 0.2))
     assert bad.errors == bad.requests > 0
+
+
+def test_at_a_constant_rate_every_request_is_sent_and_a_refusal_is_an_error(server: Server) -> None:
+    answered = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
+    good = constant.run(server.port, Request("/predict", png(), "image/png"), 100, 0.5)
+    now = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
+    assert (good.requests, good.errors, now - answered) == (50, 0, 50)
+    bad = constant.run(server.port, Request("/predict", b"x", "image/png"), 100, 0.2)
+    assert (bad.requests, bad.errors) == (20, 20)
+
+
+def test_a_server_that_stalls_makes_every_request_wait_that_was_due_meanwhile() -> None:
+    """It answers the first request only after the fortieth was due; in a closed loop nobody else would have waited."""
+    number, arrived = 40, []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            arrived.append(writer)
+            if len(arrived) < number:
+                continue
+            for waiting in arrived if len(arrived) == number else [writer]:
+                waiting.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    async def load() -> Result:
+        stalling = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = stalling.sockets[0].getsockname()[1]
+        async with stalling:
+            result = await constant.Pool(port, Request("/", b"x", "text/plain")).ask(200, 0.5)
+            await asyncio.gather(*(writer.wait_closed() for writer in {id(w): w for w in arrived}.values()))
+        return result
+
+    result = asyncio.run(load())
+    assert (result.requests, result.errors) == (100, 0)
+    # Due every 5 ms, all answered after the fortieth: the first has waited for 39 times 5 ms.
+    assert result.p99 >= 190
+    assert result.p50 < result.p99
+
+
+def test_what_is_never_answered_is_an_error_that_has_waited(unused_port: int) -> None:
+    result = constant.run(unused_port, Request("/", b"x", "text/plain"), 50, 0.1)
+    assert (result.requests, result.errors) == (5, 5)

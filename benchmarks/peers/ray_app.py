@@ -34,7 +34,8 @@ if __name__ == "__main__":
     # BENCH_ROOT lets Ray's workers import the benchmark.
     environment = {"env_vars": {"PYTHONPATH": os.environ["BENCH_ROOT"], "BENCH_WEIGHTS": os.environ["BENCH_WEIGHTS"]}}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env=environment, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])})
+    http = {"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])}
+    serve.start(http_options=http, logging_config={"enable_access_log": False})
     serve.run(Digits.bind(), route_prefix="/")
     while True:
         time.sleep(3600)

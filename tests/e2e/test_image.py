@@ -35,6 +35,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PINS = PROJECT / "deploy/requirements/serve.txt"
 HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 MEGABYTE = 1_000_000
+SERVED = "import bentoml_cli.serve, _bentoml_impl.server.app, _bentoml_impl.worker.service, circus.arbiter"
 
 pytestmark = pytest.mark.skipif(not ENGINE, reason="needs a container engine: `make image-test` finds or starts one")
 
@@ -222,6 +223,17 @@ def test_nothing_that_trains_or_compiles_is_inside(built: Built) -> None:
         f' print([n for n in "{absent}".split() if u.find_spec(n)])\'; command -v gcc cc g++ make cmake uv git || true'
     )
     assert found == "[]"
+
+
+def test_a_start_finds_bytecode_for_every_module_that_it_imports(running: Running) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, 'src'); {SERVED};"
+        "import digits.front, digits.classifier, digits.telemetry, digits.openapi, digits.settings;"
+        "from pathlib import Path;"
+        "print([n for n, m in sys.modules.items() if n != '__main__' and getattr(m, '__cached__', None)"
+        " and not Path(m.__cached__).is_file()])"
+    )
+    assert running.inside("/app/.venv/bin/python", "-c", script) == "[]"
 
 
 def test_nothing_of_the_building_machine_is_inside(built: Built) -> None:
