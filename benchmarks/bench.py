@@ -97,14 +97,8 @@ def peers(folder: Path) -> list[Peer]:
             "json",
             path="/invocations",
         ),
-        # Ray's own advice for throughput: the replica's code in its main loop, buffered logs.
-        Peer(
-            "Ray Serve, PyTorch, batched",
-            [PYTHON, "-m", "benchmarks.peers.ray_app"],
-            {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"},
-            "/",
-            path="/",
-        ),
+        # RAY_SERVE_THROUGHPUT_OPTIMIZED would open ports of its own for the replicas instead of the one that is asked.
+        Peer("Ray Serve, PyTorch, batched", [PYTHON, "-m", "benchmarks.peers.ray_app"], {}, "/", path="/"),
         Peer("ceiling: this service, a model that does nothing", [*BENTO, "service:svc"], null, weighs=False),
     ]
 
