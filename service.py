@@ -36,6 +36,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from deploy.oci.image import ServingImage
+from digits import connection
 from digits.classifier import CLASSES, SIDE, Classifier, ModelError
 from digits.exchange import App, Overloaded
 from digits.front import Front
@@ -281,6 +282,7 @@ class Server(Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
+        connection.install(SETTINGS)
         return Application(self, is_main=is_main).asgi()
 
 
