@@ -95,7 +95,7 @@ class Connection(HttpToolsProtocol):
             self.stuck = None
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         self.refuse(Refusal(400, "malformed_request", "this is not HTTP/1.1 as RFC 9112 has it"))
 
     def refuse(self, refusal: Refusal) -> None:

@@ -121,14 +121,15 @@ def test_a_client_that_does_not_read_its_answer_gives_its_place_back(strict: Ser
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         link.settimeout(PATIENCE)
         link.connect(("127.0.0.1", strict.port))
-        with pytest.raises(OSError, match="reset|pipe"):  # answers of 250 kB: soon more than the kernel keeps
-            for _ in range(10_000):
-                link.sendall(asked)
+        with pytest.raises(ConnectionError):
+            link.sendall(asked * 1_000)  # answers of 250 kB each: more than the kernel keeps
     assert strict.post("/predict", png()).status == 200
     assert strict.metric("bentoml_service_request_in_progress") == 0
 
 
 def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(strict: Server) -> None:
+    with connect(strict) as link:
+        assert to_the_end(link) == b""  # by then those of the tests before have gone
     with ExitStack() as links:
         held = [links.enter_context(connect(strict)) for _ in range(12)]
         refused = to_the_end(links.enter_context(connect(strict)))
@@ -138,7 +139,10 @@ def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(s
     assert strict.post("/predict", png()).status == 200
 
 
-@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"])
+TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a client that takes the port for an HTTPS one
+
+
+@pytest.mark.parametrize("sent", [TLS, b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"])
 def test_what_is_not_http_gets_an_error_in_the_shape_that_all_errors_have(strict: Server, sent: bytes) -> None:
     with connect(strict) as link:
         link.sendall(sent)
