@@ -37,6 +37,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from deploy.oci.image import ServingImage
+from digits import connection
 from digits.batching import Batching
 from digits.classifier import CLASSES, SIDE, Classifier, ModelError
 from digits.exchange import App
@@ -277,6 +278,7 @@ class Server(Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
+        connection.install(SETTINGS)
         return Application(self, is_main=is_main).asgi()
 
 

@@ -32,7 +32,9 @@ class Settings:
     max_batch_bytes: int = 64 * MIB
     max_buffered_bytes: int = 256 * MIB
     max_concurrency: int = 256
+    max_connections: int = 16_384
     timeout: float = 30.0
+    idle_seconds: float = 15.0
     reload_seconds: float = 5.0
     api_key: str = ""
     cors_origins: tuple[str, ...] = ()
@@ -55,7 +57,9 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "max_batch_bytes": (64, 2**31, "bytes of one /predict_batch"),
     "max_buffered_bytes": (1024, 2**34, "bytes of all request bodies held at once; beyond it 503"),
     "max_concurrency": (1, 100_000, "requests in progress; beyond it 503 with Retry-After"),
+    "max_connections": (1, 1_000_000, "connections, idle ones too; beyond it 503 with Retry-After, and closed"),
     "timeout": (0.1, 3600, "seconds for one request, reading included; beyond it 504"),
+    "idle_seconds": (0.1, 3600, "seconds for a request's headers, idle before them included; beyond it 408, or closed"),
     "reload_seconds": (0, 86_400, "how often the store is asked for a newer model; 0 means never"),
 }
 WORDS: dict[str, str] = {
@@ -97,7 +101,7 @@ def _number(variable: str, name: str, text: str) -> float:
     if name == "workers" and text == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // 2)
-    kind = float if name in ("timeout", "reload_seconds") else int
+    kind = float if name in ("timeout", "idle_seconds", "reload_seconds") else int
     try:
         if name.endswith("_bytes") and (match := re.fullmatch(r"(\d+)\s*([kmgKMG])(i?[bB])?", text)):
             number: float = int(match[1]) * UNITS[match[2].lower()]

@@ -1,0 +1,120 @@
+"""One connection of the HTTP server: uvicorn's, with an end to waiting for a client that sends or reads nothing.
+
+uvicorn closes a connection that rests after an answer. It waits for ever on one that never asks, that sends its headers
+a byte at a time, or that does not read its answer, and it takes in any number of them (Slowloris and its kin).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from typing import Any
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from digits.requests import Refusal
+from digits.settings import Settings
+
+RETRY = {"Retry-After": "1"}
+PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+
+
+class Connection(HttpToolsProtocol):
+    """Ends itself where `idle_seconds` pass without a whole head of a request, or without room for an answer.
+
+    While a request is being worked on, its body included, Exchange has the clock.
+    """
+
+    settings = Settings()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.timeout_keep_alive = self.settings.idle_seconds  # type: ignore[assignment]
+        self.ws_protocol_class = None  # no route is a WebSocket
+        self.waiting: asyncio.TimerHandle | None = None
+        self.stuck: asyncio.TimerHandle | None = None
+        self.in_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.max_connections:
+            self.refuse(Refusal(503, "busy", "there are too many connections; try again in a second", RETRY))
+            return
+        self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self.waiting, self.stuck):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self.in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.in_head or self.is_resting():
+            if self.waiting is None:  # more bytes buy no more time
+                self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
+        elif self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+
+    def is_resting(self) -> bool:
+        """Whether no request is being worked on."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def waited(self) -> None:
+        """The time for a head is over."""
+        self.waiting = None
+        if not self.is_resting():  # the head of the next request: the answer under way goes first
+            self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
+        elif self.in_head:
+            seconds = f"{self.settings.idle_seconds:g}"
+            self.refuse(Refusal(408, "request_timeout", f"the headers took longer than {seconds} s"))
+        else:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered: its buffers are full, and ours."""
+        super().pause_writing()
+        self.stuck = self.loop.call_later(self.settings.idle_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self.stuck is not None:
+            self.stuck.cancel()
+            self.stuck = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        self.refuse(Refusal(400, "malformed_request", "this is not HTTP/1.1 as RFC 9112 has it"))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The last words on a connection: an error in the shape that all errors have, before there is a request."""
+        content = json.dumps(refusal.body()).encode()
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            "connection": "close",
+            **{name.lower(): value for name, value in refusal.headers.items()},
+        }
+        lines = [f"HTTP/1.1 {refusal.status} {PHRASES[refusal.status]}", *(f"{k}: {v}" for k, v in headers.items())]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + content)
+        self.transport.close()
+
+
+def install(settings: Settings) -> None:
+    """Makes uvicorn take connections of this kind, and as many files as the system lets it have."""
+    Connection.settings = settings
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

@@ -1,0 +1,149 @@
+"""Connections that wait, drip or never read, thousands of them, at the real service: it answers everybody else."""
+
+from __future__ import annotations
+
+import json
+import resource
+import selectors
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.serving import PATIENCE, Server, ask, form, pictures, png
+
+IDLE = 10_000
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+
+
+@pytest.fixture(scope="module")
+def strict(home: Path) -> Iterator[Server]:
+    """A service that waits for half a second and has twelve connections at most."""
+    with Server(home, DIGITS_IDLE_SECONDS="0.5", DIGITS_MAX_CONNECTIONS="12") as running:
+        yield running
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+
+
+def to_the_end(link: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    received = b""
+    try:
+        while chunk := link.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def dripped(link: socket.socket, drop: bytes) -> bytes:
+    """What comes back to a client that sends the same few bytes again and again until the other side closes."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(link, selectors.EVENT_READ)
+        for _ in range(20 * PATIENCE):
+            link.sendall(drop)
+            if selector.select(timeout=0.05):
+                return to_the_end(link)
+    raise AssertionError("never closed")
+
+
+def error_of(received: bytes) -> tuple[str, str]:
+    """The status and the code of an answer."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head
+    assert b"connection: close" in head
+    return head.split()[1].decode(), json.loads(body)["error"]["code"]
+
+
+def files_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_a_request_is_answered_beside_ten_thousand_idle_connections(home: Path) -> None:
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < IDLE + 1_000:
+        pytest.skip(f"this process may have {most} files open and can't raise that: ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        with Server(home) as server, ExitStack() as links:
+            (worker,) = server.workers()
+            for _ in range(IDLE):
+                links.enter_context(connect(server))
+            reply = server.post("/predict", png())
+            assert reply.status == 200
+            assert files_of(worker) > IDLE, "they were not there at the same time"
+            assert server.workers() == [worker]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def test_a_connection_that_asks_nothing_is_closed(strict: Server) -> None:
+    with connect(strict) as link:
+        assert to_the_end(link) == b""
+    with connect(strict) as link:
+        assert dripped(link, b"\r\n") == b"", "empty lines are no request"
+
+
+def test_a_connection_is_closed_some_time_after_its_last_answer(strict: Server) -> None:
+    connection = strict.connect()
+    assert ask(connection, "POST", "/predict", png(), {"Content-Type": "image/png"}).status == 200
+    assert to_the_end(connection.sock) == b""
+    connection.close()
+
+
+def test_headers_that_come_a_byte_at_a_time_are_cut_off_while_others_are_answered(strict: Server) -> None:
+    with connect(strict) as slow:
+        slow.sendall(HEAD + b"X-Slow: ")
+        assert strict.post("/predict", png()).status == 200
+        assert error_of(dripped(slow, b"x")) == ("408", "request_timeout")
+
+
+def test_bodies_that_come_a_byte_at_a_time_hold_up_nobody_else(strict: Server) -> None:
+    with ExitStack() as links:
+        slow = [links.enter_context(connect(strict)) for _ in range(8)]
+        for link in slow:
+            link.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        for link, picture in zip(slow, pictures(8), strict=True):
+            link.sendall(b"x")
+            assert strict.post("/predict", picture).status == 200
+        assert strict.metric("bentoml_service_request_in_progress") == 8
+
+
+def test_a_client_that_does_not_read_its_answer_gives_its_place_back(strict: Server) -> None:
+    body, headers = form([("images", picture) for picture in pictures(256)])
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": str(len(body))}.items())
+    asked = b"POST /predict_batch?explain=1 HTTP/1.1\r\nHost: x\r\n" + head.encode() + b"\r\n" + body
+    with socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(PATIENCE)
+        link.connect(("127.0.0.1", strict.port))
+        with pytest.raises(ConnectionError):
+            link.sendall(asked * 1_000)  # answers of 250 kB each: more than the kernel keeps
+    assert strict.post("/predict", png()).status == 200
+    assert strict.metric("bentoml_service_request_in_progress") == 0
+
+
+def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(strict: Server) -> None:
+    with connect(strict) as link:
+        assert to_the_end(link) == b""  # by then those of the tests before have gone
+    with ExitStack() as links:
+        held = [links.enter_context(connect(strict)) for _ in range(12)]
+        refused = to_the_end(links.enter_context(connect(strict)))
+        assert error_of(refused) == ("503", "busy")
+        assert b"retry-after: 1" in refused
+        assert [to_the_end(link) for link in held] == [b""] * 12
+    assert strict.post("/predict", png()).status == 200
+
+
+TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a client that takes the port for an HTTPS one
+
+
+@pytest.mark.parametrize("sent", [TLS, b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"])
+def test_what_is_not_http_gets_an_error_in_the_shape_that_all_errors_have(strict: Server, sent: bytes) -> None:
+    with connect(strict) as link:
+        link.sendall(sent)
+        assert error_of(to_the_end(link)) == ("400", "malformed_request")
