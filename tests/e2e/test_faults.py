@@ -25,7 +25,7 @@ PARAMETERS = {**SMALL, "dataset": "digits", "trials": 0, "epochs": 2}
 WORDS = ["main", *(word for name, value in PARAMETERS.items() for word in (f"--{name}", str(value)))]
 
 # Python imports this by itself. It ends the process and all it has started when something is about to be done to a
-# file: `event` is one of https://docs.python.org/3/library/audit_events.html, `content` what is in the file that is moved.
+# file: `event` is one of https://docs.python.org/3/library/audit_events.html, `content` what the moved file holds.
 DEATH = """
 import os, signal, sys
 event, place, content = os.environ["DIE_BEFORE"].split("|")
