@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: train test serve ui image image-test bench bench-train bench-imaging bench-study bench-predict fuzz docs dist clean help
+.PHONY: train test serve ui image image-test bench bench-train bench-imaging bench-study bench-predict fuzz soak audit docs dist clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -66,6 +66,15 @@ bench-predict: $(READY)  ## engine=local beside engine=ray; ARGS_BENCH="--model 
 
 fuzz: $(READY)  ## 20,000 damaged pictures and requests
 	DIGITS_FUZZ=20000 $(BIN)/pytest -n 0 tests/e2e/test_fuzz.py
+
+soak: $(READY)  ## four times too much load, then minutes of it, memory watched
+	$(BIN)/python -m benchmarks.soak $(ARGS_SOAK)
+
+audit: $(READY)  ## pip-audit on the pinned requirements; needs the network
+	@test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'; } || \
+	{ echo "audit: skipped, pip-audit can't be installed from here"; exit 0; }; \
+	$(VENV)/audit/bin/python -m deploy.audit; \
+	status=$$?; if [ $$status = 77 ]; then echo "audit: skipped, the reason is above"; else exit $$status; fi
 
 docs: $(READY)  ## the documentation as pages, in site/
 	$(BIN)/mkdocs build --strict

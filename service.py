@@ -100,6 +100,8 @@ def find(tag: str) -> bentoml.Model:
         store = BentoMLContainer.bentoml_home.get()
         asked = f"model {tag!r}" if ":" in tag else f"model called {tag!r}"
         raise StartError(f"there is no {asked} in the BentoML store {store}; train one with `make train`") from None
+    except BentoMLException as error:
+        raise StartError(f"model {tag!r} in the BentoML store can't be read: {error}; import it again") from None
 
 
 def load_model(model: bentoml.Model, bento: str) -> Loaded:

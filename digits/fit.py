@@ -330,8 +330,11 @@ def _resume(checkpoint: Path | None, identity: dict[str, object], state: dict[st
 def _save(checkpoint: Path, content: dict[str, object]) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(checkpoint)
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(checkpoint)
+    finally:
+        partial.unlink(missing_ok=True)  # of a disk that is full

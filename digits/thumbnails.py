@@ -130,10 +130,9 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     ink = np.clip((upright.astype(np.float32) - base) / max(top - base, 1), 0, 1)
     mask = (ink > 0.4).astype(np.uint8)
     # A drawing or a scan: ground and ink are flat, and there is little between them.
-    clean = (
-        float(((ink > 0.12) & (ink < 0.8)).mean()) < 0.25 and float((ring(mask)).mean()) < 0.25 and mask.mean() < 0.45
-    )
-    clean = clean and float(np.abs(rim.astype(np.float32) - ground)[ring(mask) == 0].mean()) < 10
+    inked = ring(mask)
+    clean = float(((ink > 0.12) & (ink < 0.8)).mean()) < 0.25 and float(inked.mean()) < 0.25 and mask.mean() < 0.45
+    clean = clean and float(np.abs(rim.astype(np.float32) - ground)[inked == 0].mean()) < 10
     x, y, w, h = cv2.boundingRect(mask)
     if not clean:
         return [image] if light_ink else [image, inverted]

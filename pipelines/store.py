@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bentoml
 import yaml  # type: ignore[import-untyped]
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
 from mlflow.entities.model_registry import ModelVersion
 
 from pipelines import provenance, registry
@@ -72,6 +72,9 @@ def _stored(tag: str) -> bentoml.Model | None:
     try:
         return bentoml.models.get(tag)
     except NotFound:
+        return None
+    except BentoMLException:  # a folder without its description: an import was killed
+        bentoml.models.delete(tag)
         return None
 
 
