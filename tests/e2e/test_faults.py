@@ -119,7 +119,7 @@ def test_nothing_that_goes_wrong_leads_to_anything_but_one_whole_model(machine: 
         assert_one_line(machine.main(), "locked")
 
     # Trained, the weights are kept, the model is not in MLflow yet.
-    assert machine.killed_before("shutil.copyfile", "weights/model.safetensors") == -signal.SIGKILL
+    assert machine.killed_before("os.rename", "weights/model.safetensors") == -signal.SIGKILL
     assert "trained" not in machine.state()
     assert len(machine.state()["epochs"]) == PARAMETERS["epochs"]
 
@@ -156,7 +156,8 @@ def assert_one_whole_model(project: Project) -> None:
     kinds = [run.data.tags["kind"] for run in project.runs()]
     assert [kinds.count(kind) for kind in ("main", "training", "report")] == [1, 1, 1]
     assert not list((project.folder / "mlruns" / "work").glob("main-*/*"))
-    assert not [path for path in (project.folder / "mlruns").rglob(".*") if path.is_file()]
+    # What was being written when the process was killed never had a name that anything reads.
+    assert not [path for path in (project.folder / "mlruns").rglob("*.partial") if path.is_file()]
 
 
 class Tracker:
