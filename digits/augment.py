@@ -282,7 +282,7 @@ DISTURBANCES: tuple[tuple[Callable[[Tensor, Generator], Tensor], float], ...] = 
     (strokes, 0.13),
     (occlude, 0.02),
     (coarsen, 0.02),
-    (displace, 0.10),
+    (displace, 0.06),
 )
 
 
