@@ -545,6 +545,7 @@ def test_every_control_is_reached_with_tab_and_shows_that_it_is(visit: Visit) ->
     visit.page.click(".curl summary")
     visit.page.click("#undo")
     visit.page.keyboard.press("Control+Shift+z")
+    expect(visit.page.locator("#copy")).to_be_enabled()  # the answer to what is there again has come
     visit.page.evaluate("document.activeElement.blur()")
     reached = {}
     for _ in range(25):
