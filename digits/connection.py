@@ -14,10 +14,9 @@ from typing import Any
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from digits.requests import Refusal
+from digits.requests import Refusal, busy
 from digits.settings import Settings
 
-RETRY = {"Retry-After": "1"}
 PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
 
 
@@ -40,7 +39,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
-            self.refuse(Refusal(503, "busy", "there are too many connections; try again in a second", RETRY))
+            self.refuse(busy("there are too many connections; try again in a second"))
             return
         self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
 

@@ -277,6 +277,11 @@ class _Batches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
         orders = [self._order(len(labels), share * self.steps) for _, labels, share, _ in self.sources]
+        shares = [len(self.ranks.share(torch.arange(share))) for *_, share, _ in self.sources]
+        chances = torch.cat(
+            [torch.full((share,), source[3]) for share, source in zip(shares, self.sources, strict=True)]
+        )
+        chances = chances.to(self.generator.device)
         if self.ranks.rank:  # the order is that of all, what is drawn from here on is this rank's own
             self.generator.manual_seed(self.ranks.seed(self.seed * 100_003 + epoch))
         for step in range(self.steps):
@@ -286,13 +291,7 @@ class _Batches:
             ]
             images = torch.cat([source[0][row] for source, row in zip(self.sources, rows, strict=True)])
             labels = torch.cat([source[1][row] for source, row in zip(self.sources, rows, strict=True)])
-            chances = torch.cat(
-                [torch.full((len(row),), source[3]) for source, row in zip(self.sources, rows, strict=True)]
-            )
-            yield (
-                augment(images, self.generator, strength=self.recipe.strength, disturbed=chances.to(images.device)),
-                labels,
-            )
+            yield augment(images, self.generator, strength=self.recipe.strength, disturbed=chances), labels
 
     def _order(self, count: int, wanted: int) -> Tensor:
         """Row numbers without repetition as far as they reach."""

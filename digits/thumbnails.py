@@ -151,19 +151,22 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
 
 def recentred(image: Bytes) -> Bytes:
     """Moved by whole pixels until the centre of mass is in the middle; what leaves the frame is lost."""
-    moments = cv2.moments(image)
-    mass = max(moments["m00"], 1.0)
-    middle = (SIDE - 1) / 2
-    right, down = (round(middle - moments[name] / mass) for name in ("m10", "m01"))
-    shift = np.array([[1, 0, right], [0, 1, down]], np.float32)
+    x, y = _off_middle(image)
+    shift = np.array([[1, 0, -round(x)], [0, 1, -round(y)]], np.float32)
     return np.asarray(cv2.warpAffine(image, shift, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
 def off_centre(image: Bytes) -> float:
     """How far the centre of mass is from the middle of 28 × 28, in pixels along the worse axis."""
+    x, y = _off_middle(image)
+    return max(abs(x), abs(y))
+
+
+def _off_middle(image: Bytes) -> tuple[float, float]:
+    """The centre of mass as seen from the middle of 28 × 28, in pixels to the right and down."""
     moments = cv2.moments(image)
-    mass = max(moments["m00"], 1.0)
-    return float(max(abs(moments["m10"] / mass - 13.5), abs(moments["m01"] / mass - 13.5)))
+    mass, middle = max(moments["m00"], 1.0), (SIDE - 1) / 2
+    return moments["m10"] / mass - middle, moments["m01"] / mass - middle
 
 
 def _stroke(mask: Bytes) -> float:

@@ -30,6 +30,16 @@ def pictures(*values: int) -> np.ndarray:
     return np.array(values, np.uint8)[:, None, None] * np.ones((1, 28, 28), np.uint8)
 
 
+async def busy() -> tuple[Model, Batching, asyncio.Task[np.ndarray]]:
+    """A model at work on a first picture until it is told to go on."""
+    model = Model()
+    model.free.clear()
+    infer = Batching(model, 64)
+    first = asyncio.create_task(infer(pictures(1)))
+    await settle()
+    return model, infer, first
+
+
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
@@ -47,11 +57,7 @@ def test_a_single_request_is_scored_at_once_and_alone() -> None:
 
 def test_what_comes_while_the_model_works_goes_to_it_together_and_each_gets_its_own() -> None:
     async def scenario() -> None:
-        model = Model()
-        model.free.clear()
-        infer = Batching(model, 64)
-        first = asyncio.create_task(infer(pictures(1)))
-        await settle()
+        model, infer, first = await busy()
         later = [asyncio.create_task(infer(pictures(*values))) for values in ((2,), (3, 4), (5,))]
         await settle()
         assert model.batches == [1]
@@ -88,11 +94,7 @@ def test_a_failure_reaches_its_own_batch_and_the_next_batch_works() -> None:
 
 def test_a_request_that_was_given_up_is_not_scored() -> None:
     async def scenario() -> None:
-        model = Model()
-        model.free.clear()
-        infer = Batching(model, 64)
-        first = asyncio.create_task(infer(pictures(1)))
-        await settle()
+        model, infer, first = await busy()
         given_up, kept = asyncio.create_task(infer(pictures(2))), asyncio.create_task(infer(pictures(3)))
         await settle()
         given_up.cancel()
