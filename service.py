@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator
@@ -121,6 +122,8 @@ def load_model(model: bentoml.Model, bento: str) -> Loaded:
         )
     version = known.get("version") or (None if "version" in classifier.metadata else model.tag.version)
     name = f"{NAME}:{version or classifier.version!s}"
+    if not re.fullmatch(r"[\w.:+-]{1,100}", name, re.ASCII):  # it goes into a header of every answer
+        raise StartError(f"the stored model {model.tag} calls itself {name!r}, expected letters, digits and . + - _")
     facts = (
         "version",
         "model_id",
@@ -131,6 +134,7 @@ def load_model(model: bentoml.Model, bento: str) -> Loaded:
         "fingerprint",
         "trained_at",
         "precision",
+        "parameters",
     )
     provenance = {
         "model": name,
@@ -316,7 +320,6 @@ class Digits:
     @bentoml.api(  # type: ignore[untyped-decorator]
         batchable=True,
         max_batch_size=max(2, SETTINGS.max_batch_size),  # BentoML's decorator takes no 1
-        max_latency_ms=int(SETTINGS.timeout * 1000),
         input_spec=Picture,
         output_spec=PictureAnswer,
     )

@@ -202,13 +202,24 @@ def _flattened(picture: Image.Image) -> Pixels:
 
 
 def _eight_bits(values: NDArray[np.generic]) -> Pixels:
-    """16- and 32-bit greys as 8: the full range, or the range used where that is far from full."""
-    numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=65535.0, neginf=0.0)
-    low, high = float(numbers.min()), float(numbers.max())
-    if values.dtype.kind in "ui" and low >= 0 and 4096 <= high <= 65535:
-        return (numbers / 256).astype(np.uint8)
-    if values.dtype.kind in "ui" and low >= 0 and high <= 255:
-        return numbers.astype(np.uint8)
+    """16- and 32-bit greys as 8: the full range, or the range used where that is far from full.
+
+    A floating-point picture may hold anything: what is no number is black, and its range is that of all but one
+    pixel in ten thousand at either end.
+    """
+    if values.dtype.kind == "f":
+        finite = values[np.isfinite(values)].astype(np.float64)
+        if not finite.size:
+            return np.zeros(values.shape, np.uint8)
+        low, high = np.percentile(finite, (0.01, 99.99), method="nearest").tolist()
+        numbers = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low).clip(low, high)
+    else:
+        numbers = values.astype(np.float64)
+        low, high = float(numbers.min()), float(numbers.max())
+        if low >= 0 and 4096 <= high <= 65535:
+            return (numbers / 256).astype(np.uint8)
+        if low >= 0 and high <= 255:
+            return numbers.astype(np.uint8)
     if high - low < 1e-6:
         return np.zeros(values.shape, np.uint8)
     return np.rint((numbers - low) * (255 / (high - low))).astype(np.uint8)

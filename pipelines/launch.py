@@ -22,6 +22,7 @@ from typing import Any
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
+GRACE = 10  # seconds
 TOGETHER = ("main", "train")  # what several processes of torchrun can do
 HERE = Path(__file__).resolve().parent.parent
 PARENT = os.getppid()  # `mlflow run`, where that started us
@@ -39,7 +40,9 @@ def run(words: Sequence[str]) -> int:
     try:
         step, parameters = check(words)
     except ParameterError as error:
-        if not rank():
+        if rank():
+            time.sleep(GRACE)  # torchrun ends all ranks when the first ends, and rank 0 has yet to say why
+        else:
             print(f"error: {error}", file=sys.stderr, flush=True)
         if launcher:
             anchor()

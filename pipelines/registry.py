@@ -13,6 +13,7 @@ from pipelines.errors import UserError
 
 MODEL = "digits"
 ABOUT = "Reads handwritten digits: uint8 pictures of 28×28 in, calibrated probabilities of ten digits out."
+FOLDERS = ("data_dir", "extra")
 COPIED = ("dataset", "fingerprint", "extra_fingerprint", "git_commit", "git_dirty", "precision", "trained_at")
 
 
@@ -52,6 +53,13 @@ def describe(version: int, result: dict[str, Any]) -> None:
     run_id = client.get_model_version(MODEL, str(version)).run_id
     assert run_id is not None
     client.update_model_version(MODEL, str(version), card.write(run_id, result["report_run"]))
+
+
+def parameters(version: ModelVersion) -> dict[str, str]:
+    """What a version was trained with, without the folders of whoever trained it."""
+    assert version.run_id is not None
+    logged = MlflowClient().get_run(version.run_id).data.params
+    return {name: value for name, value in logged.items() if name not in FOLDERS}
 
 
 def versions() -> list[ModelVersion]:

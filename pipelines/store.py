@@ -61,6 +61,7 @@ def import_version(version: ModelVersion) -> bentoml.Model:
         labels={"project": "digits", "dataset": tags.get("dataset", "unknown"), "version": str(version.version)},
         metadata={
             "version": str(version.version),
+            "parameters": registry.parameters(version),
             **{name: str(facts.get(name, "unknown")) for name in METADATA},
             **{f"trained_with_{name}": number for name, number in provenance.libraries().items()},
         },

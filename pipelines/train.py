@@ -34,7 +34,7 @@ from pipelines.parameters import Main, Train
 from pipelines.tune import base_recipe
 
 REFUSED = 0.015  # of the validation digits that are read rightly; the promise is 2%
-CALIBRATION_PICTURES = 512
+CALIBRATION_PICTURES, FACTORISING_PICTURES = 768, 7_500
 LOST_ACCURACY, AGREEMENT, LOST_CALIBRATION = 0.0003, 0.999, 0.002  # what int8 may cost
 SAME = 1e-3  # how far ONNX Runtime's fp32 probabilities may be from torch's
 SIGNATURE = ModelSignature(
@@ -192,17 +192,30 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     outcome = export.run(full, images)
     check_agreement(outcome, scores_of(logits, temperature))
 
-    small = export.with_metadata(export.quantise(full, _calibration(material)), {"precision": "int8"})
-    small_outcome = export.run(small, images)
-    cost = price(outcome[0], small_outcome[0], labels, len(material.validation))
-    chosen, outcome, precision = (small, small_outcome, "int8") if affordable(cost) else (full, outcome, "fp32")
-    if precision == "fp32":
-        print(f"  WARNING: int8 would cost too much ({_in_words(cost)}): the model stays in fp32, slower to serve")
+    chosen, precision, width = full, "fp32", fc1_width(net)
+    for candidate in (export.factorise(net, _calibration(material, FACTORISING_PICTURES)), net):
+        exact = export.to_onnx(candidate, temperature, export.metadata_of(full))
+        small = export.quantise(exact, _calibration(material, CALIBRATION_PICTURES))
+        small_outcome = export.run(small, images)
+        cost = price(outcome[0], small_outcome[0], labels, len(material.validation))
+        if affordable(cost):
+            chosen, outcome, precision, width = small, small_outcome, "int8", fc1_width(candidate)
+            break
+        thin = f" with fc1 at a width of {fc1_width(candidate)}" if candidate is not net else ""
+        print(f"  int8{thin} would cost too much ({_in_words(cost)})")
+    else:
+        print("  WARNING: the model stays in fp32, slower to serve")
     # Of the digits that it reads rightly: a photograph that imaging could not make out is no digit any more.
     right = outcome[0].argmax(axis=1) == labels
     threshold = threshold_for((outcome[1] * outcome[0].max(axis=1))[right], REFUSED)
-    facts = {"temperature": temperature, "threshold": threshold, "precision": precision, **cost}
-    return Built(export.with_metadata(chosen, {"threshold": f"{threshold:.6f}"}), facts)
+    facts = {"temperature": temperature, "threshold": threshold, "precision": precision, "fc1_width": width, **cost}
+    metadata = {"threshold": f"{threshold:.6f}", "precision": precision, "fc1_width": str(width)}
+    return Built(export.with_metadata(chosen, metadata), facts)
+
+
+def fc1_width(net: DigitNet) -> int:
+    """Outputs of fc1's first layer: 1000, or fewer in the thin form of `export.factorise`."""
+    return int(net.fc1[0].get_parameter("weight").shape[0])
 
 
 def check_agreement(exported: tuple[Any, Any], original: tuple[Any, Any]) -> None:
@@ -241,12 +254,12 @@ def _in_words(cost: dict[str, float]) -> str:
     )
 
 
-def _calibration(material: Material) -> Any:
-    """Training pictures of the kinds that are served, half of them photographs."""
-    parts = [material.train.digits.images]
-    if material.train.photographs is not None:
-        parts.append(material.train.photographs.images)
-    return np.concatenate([part[: CALIBRATION_PICTURES // len(parts)] for part in parts])
+def _calibration(material: Material, count: int) -> Any:
+    """Training pictures of the kinds that are served: a like number of digits, photographs and no digits."""
+    train = material.train
+    parts = [train.digits.images, train.photographs.images if train.photographs else None, train.outliers]
+    there = [part for part in parts if part is not None and len(part)]
+    return np.concatenate([part[: count // len(there)] for part in there])
 
 
 def log_model(model: bytes, run_id: str) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from tests.serving import Server, store
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BentoML store that holds one small model, digits:v1."""
     folder = tmp_path_factory.mktemp("bentoml")
-    store(folder, tiny_model(), "1", run_id="run1", git_commit="abc123", dirty=False, dataset="mnist", model_id="m-1")
+    facts = {"run_id": "run1", "git_commit": "abc123", "dirty": False, "dataset": "mnist", "model_id": "m-1"}
+    store(folder, tiny_model(), "1", **facts, parameters={"epochs": "20"})
     return folder
 
 

@@ -83,7 +83,7 @@ def batch_length(probability: float) -> int:
     return round(0.25 / (1 - probability))
 
 
-def store_model(home: Path, content: bytes, version: str, *, digest: str | None = None, **metadata: object) -> str:
+def store_model(home: Path, content: bytes, version: str, /, *, digest: str | None = None, **metadata: object) -> str:
     """Puts a model into the BentoML store under `home`, in the folders that an MLflow import leaves. Gives its tag."""
     import bentoml
     from bentoml._internal.models import ModelStore

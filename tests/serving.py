@@ -29,7 +29,7 @@ home, version, digest, facts = sys.argv[1:]
 store_model(Path(home), sys.stdin.buffer.read(), version, digest=digest or None, **json.loads(facts))"""
 
 
-def store(home: Path, model: bytes, version: str, digest: str = "", **facts: object) -> str:
+def store(home: Path, model: bytes, version: str, /, digest: str = "", **facts: object) -> str:
     """Puts a model into the BentoML store under `home`, in its own process as BentoML's import warns. Gives its tag."""
     command = [sys.executable, "-c", STORE, str(home), version, digest, json.dumps(facts)]
     subprocess.run(command, input=model, cwd=ROOT, check=True, env=environment(home))

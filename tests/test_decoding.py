@@ -83,6 +83,32 @@ def test_sixteen_bits_keep_the_upper_eight() -> None:
     assert np.array_equal(decode(encoded(Image.fromarray(grey * 257), "PNG")), grey)
 
 
+@pytest.mark.parametrize("extreme", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45])
+def test_a_pixel_that_is_no_sensible_number_does_not_hide_the_digit(extreme: float) -> None:
+    grey = np.asarray(drawing().convert("L").resize((120, 120))).astype(np.float32)
+    spoilt = grey.copy()
+    spoilt[3, 5] = extreme
+    pixels = decode(encoded(Image.fromarray(spoilt), "TIFF"))
+    spoilt[3, 5] = grey[3, 5]
+    low, high = grey.min(), grey.max()
+    apart = np.abs(pixels - (grey - low) * (255 / (high - low)))
+    assert np.delete(apart.ravel(), 3 * 120 + 5).max() < 2
+
+
+@pytest.mark.parametrize("extreme", [np.nan, np.inf, -np.inf, 3e38, 1e-45])
+def test_a_picture_of_nothing_but_extremes_is_a_blank_one(extreme: float) -> None:
+    pixels = decode(encoded(Image.fromarray(np.full((40, 40), extreme, np.float32)), "TIFF"))
+    assert pixels.shape == (40, 40)
+    assert pixels.min() == pixels.max()
+
+
+def test_the_extremes_of_32_bit_integers_keep_their_order() -> None:
+    grey = np.zeros((30, 30), np.int32)
+    grey[:, 10:20], grey[:, 20:] = np.iinfo(np.int32).max, np.iinfo(np.int32).min
+    pixels = decode(encoded(Image.fromarray(grey), "TIFF"))
+    assert pixels[0, [25, 0, 15]].tolist() == [0, 128, 255]
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:

@@ -51,6 +51,7 @@ def made(world: Path) -> Callable[..., int]:
 
     def make(wrong: int, *, dataset: str = "mnist", measured: bool = True, seed: int = 0) -> int:
         with tracking.run("Training", "training", tags={"dataset": dataset, "fingerprint": "f" * 64}) as run:
+            mlflow.log_params({"epochs": 20, "recipe_dropout": 0.3, "data_dir": "/home/somebody/data"})
             model = onnx.load_from_string(tiny_model(seed))
             info = mlflow.onnx.log_model(model, name="model", pip_requirements=[], save_as_external_data=False)
             stored = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}")) / "model.onnx"
@@ -215,3 +216,10 @@ def test_provenance_leads_from_a_version_to_its_file(champion: int, made: Any) -
     assert facts["bento_model"] == promote(str(champion))["tag"]
     assert len(facts["sha256"]) == 64
     assert facts["fingerprint"] == "f" * 64
+
+
+def test_the_stored_model_tells_what_it_was_trained_with_but_no_folder(champion: int) -> None:
+    import bentoml
+
+    stored = bentoml.models.get(promote(str(champion))["tag"])
+    assert stored.info.metadata["parameters"] == {"epochs": "20", "recipe_dropout": "0.3"}

@@ -238,9 +238,33 @@ def test_provenance_leads_from_the_answer_to_model_run_commit_and_libraries(serv
     expected = {"model": "digits:1", "tag": "digits:v1", "version": "1", "run_id": "run1", "git_commit": "abc123"}
     assert {key: facts[key] for key in expected} == expected
     assert facts["dirty"] is False
+    assert facts["parameters"] == {"epochs": "20"}
     assert len(facts["sha256"]) == 64
     assert facts["threshold"] == 0.5
     assert {"python", "bentoml", "onnxruntime", "numpy"} <= set(facts["libraries"])
+
+
+def test_nothing_that_a_client_writes_comes_back_as_a_header(server: Server) -> None:
+    evil = b"x%0d%0aSet-Cookie: a=b%0aX-Evil: 1"
+    named = b'Content-Disposition: form-data; name="images"; filename="a\rX-Evil: 1\nSet-Cookie: a=b"'
+    part = b"--b\r\n" + named + b"\r\n\r\nx\r\n--b--\r\n"
+    form = b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s" % (len(part), part)
+    for request in (
+        b"POST /predict?explain=" + evil + b" HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+        b"GET /" + evil + b" HTTP/1.1\r\n\r\n",
+        b"GET /ui/" + evil + b" HTTP/1.1\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Type: image/png" + evil + b"\r\nContent-Length: 1\r\n\r\nx",
+        b"POST /predict HTTP/1.1\r\nX-API-Key: a\tX-Evil: 1\r\nX-Request-Id: "
+        + evil
+        + b"\r\nContent-Length: 1\r\n\r\nx",
+        b"POST /predict_batch HTTP/1.1\r\n" + form,
+    ):
+        request = request.replace(b" HTTP/1.1\r\n", b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", 1)
+        head = exchange(server.port, request).partition(b"\r\n\r\n")[0].lower()
+        assert head.startswith(b"http/1.1 "), request
+        names = [line.partition(b":")[0] for line in head.split(b"\r\n")[1:]]
+        assert b"x-evil" not in names, request
+        assert b"set-cookie" not in names, request
 
 
 def test_bentoml_own_routes_are_still_there(server: Server) -> None:

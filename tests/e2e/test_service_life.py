@@ -77,6 +77,13 @@ def test_a_file_that_is_no_model_of_ours_is_refused_with_one_line(tmp_path: Path
     assert_one_line(output, "digits:v1", "model.onnx")
 
 
+def test_a_model_whose_name_would_write_a_header_is_refused_with_one_line(tmp_path: Path) -> None:
+    store(tmp_path, tiny_model(), "1", version="1\r\nSet-Cookie: a=b")
+    status, output = failed_start(tmp_path)
+    assert status != 0
+    assert_one_line(output, "digits:v1", "calls itself")
+
+
 def test_a_key_is_asked_for_where_one_is_set(home: Path) -> None:
     with Server(home, DIGITS_API_KEY="s3cret") as server:
         for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic s3cret"}):
