@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from pipelines import tracking
+from pipelines.own import NAME as OWN
 
 LIMITS = """## Intended use
 Reading single handwritten digits, 0 to 9, from thumbnails, drawings and photographs. Not for numbers of several digits
@@ -35,13 +37,14 @@ def write(training_run: str, report_run: str | None) -> str:
         f"- {_data(tags)}, fingerprint `{tags.get('fingerprint', 'unknown')[:16]}`",
         f"- {params.get('photographs', '?')} synthetic photographs of training digits, "
         f"{params.get('outliers', '?')} pictures of no digit",
+        *_own(run),
         "- chosen and calibrated on validation pictures; the test pictures were read once, at the end",
         "## Training",
         f"- {params.get('epochs', '?')} epochs, seed {params.get('seed', '?')}, run `{training_run}`",
         f"- recipe: {_recipe(params)}",
         f"- validation accuracy {_percent(metrics.get('validation_accuracy'))}, temperature "
         f"{metrics.get('temperature', float('nan')):.3f}, threshold {metrics.get('threshold', float('nan')):.3f}, "
-        f"precision {tags.get('precision', '?')}",
+        f"precision {tags.get('precision', '?')}, fc1 served at a width of {tags.get('fc1_width', '?')}",
         f"- git commit `{tags.get('git_commit', 'unknown')[:12]}`{_dirty(tags)}",
         LIMITS,
     ]
@@ -58,6 +61,18 @@ def _data(tags: dict[str, Any]) -> str:
     if tags.get("bundled") == "true":
         return "the 1,797 digits of 8×8 that ship with scikit-learn, enlarged: **for trying things out only**"
     return "MNIST (LeCun, Cortes, Burges), 55,000 to train and 5,000 to validate"
+
+
+def _own(run: Run) -> list[str]:
+    """What it learnt from besides, where it did."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    shown = [entry for entry in inputs if entry.dataset.name == OWN]
+    counts = [{tag.key: tag.value for tag in entry.tags} for entry in shown]
+    return [
+        f"- {count['pictures']} own pictures, and {count['held_out']} held out for the report, "
+        f"fingerprint `{count['fingerprint'][:16]}`"
+        for count in counts
+    ]
 
 
 def _recipe(params: dict[str, str]) -> str:

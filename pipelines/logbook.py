@@ -13,7 +13,7 @@ from mlflow.data.numpy_dataset import from_numpy
 
 from digits.data import Data, Split
 from digits.fit import EpochReport
-from pipelines import provenance
+from pipelines import own, provenance
 from pipelines.own import Own
 from pipelines.parameters import Parameters
 
@@ -51,7 +51,7 @@ def log_input(split: Split, data: Data, context: str) -> None:
 def log_own(extra: Own) -> None:
     """One's own pictures as one more data set to train on, and how many of them are held out."""
     images, labels = extra.train.images[:1], extra.train.labels[:1]
-    dataset = from_numpy(images, targets=labels, name="own pictures", digest=extra.fingerprint[:8])
+    dataset = from_numpy(images, targets=labels, name=own.NAME, digest=extra.fingerprint[:8])
     counts = {"pictures": str(len(extra.train)), "held_out": str(len(extra.of("held out")))}
     mlflow.log_input(dataset, "training", counts | {"fingerprint": extra.fingerprint})
 

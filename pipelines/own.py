@@ -23,6 +23,7 @@ from digits.imaging import ImageError, Limits
 from pipelines import inputs
 from pipelines.errors import UserError
 
+NAME = "own pictures"  # of the data set that MLflow shows
 HELD_OUT = "own pictures, held out"  # the name of the set in the report
 SHARE = 5  # one in so many is held out
 FEWEST = 20  # pictures that can be used

@@ -126,7 +126,8 @@ def train(
         }
         built = build(net, material, facts)
         mlflow.log_metrics({k: v for k, v in built.facts.items() if isinstance(v, float)})
-        mlflow.set_tags({"precision": built.facts["precision"], "trained_at": facts["trained_at"]})
+        mlflow.set_tags({name: built.facts[name] for name in ("precision", "fc1_width")})
+        mlflow.set_tag("trained_at", facts["trained_at"])
         mlflow.log_figure(pictures.curves(_reports(job)), "training/curves.png")
         mlflow.log_artifact(str(job.folder / "model.safetensors"), "weights")
         model_id, sha256 = log_model(built.model, run.info.run_id)
@@ -201,8 +202,7 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
         if affordable(cost):
             chosen, outcome, precision, width = small, small_outcome, "int8", fc1_width(candidate)
             break
-        thin = f" with fc1 at a width of {fc1_width(candidate)}" if candidate is not net else ""
-        print(f"  int8{thin} would cost too much ({_in_words(cost)})")
+        print(f"  int8 with fc1 at a width of {fc1_width(candidate)} would cost too much ({_in_words(cost)})")
     else:
         print("  WARNING: the model stays in fp32, slower to serve")
     # Of the digits that it reads rightly: a photograph that imaging could not make out is no digit any more.

@@ -223,3 +223,18 @@ def test_the_stored_model_tells_what_it_was_trained_with_but_no_folder(champion:
 
     stored = bentoml.models.get(promote(str(champion))["tag"])
     assert stored.info.metadata["parameters"] == {"epochs": "20", "recipe_dropout": "0.3"}
+
+
+def test_the_card_tells_of_own_pictures_where_there_were_any(world: Path, champion: int) -> None:
+    from digits.data import Split
+    from pipelines import card, logbook, registry, tracking
+    from pipelines.own import Own, Picture
+
+    held_out = Picture(Path("a.png"), 3, "e" * 64, held_out=True)
+    mine = Own((held_out,), Split(np.zeros((7, 28, 28), np.uint8), np.zeros(7, np.int64)), "a" * 64)
+    with tracking.run("Training with own pictures", "training") as run:
+        logbook.log_own(mine)
+    assert "- 7 own pictures, and 1 held out for the report, fingerprint `aaaa" in card.write(run.info.run_id, None)
+    without = registry.find(str(champion)).run_id
+    assert without is not None
+    assert "own pictures" not in card.write(without, None)
