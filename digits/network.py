@@ -48,6 +48,20 @@ class Dense(nn.Sequential):
         super().__init__(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True))
 
 
+class ThinLinear(nn.Sequential):
+    """A linear layer whose matrix is a product of two thin ones: (n, in) to (n, out) by way of (n, width)."""
+
+    def __init__(self, inputs: int, outputs: int, width: int) -> None:
+        super().__init__(nn.Linear(inputs, width, bias=False), nn.Linear(width, outputs, bias=False))
+
+    def multiplied_out(self) -> nn.Linear:
+        """The same layer with one matrix."""
+        down, up = (layer.get_parameter("weight") for layer in self)
+        whole = nn.Linear(down.shape[1], up.shape[0], bias=False)
+        whole.weight.data = up.data @ down.data
+        return whole
+
+
 class Concatenation(nn.Module):
     """Joins the two branches along the channels: two (n, 256, 7, 7) to (n, 512, 7, 7)."""
 
@@ -91,6 +105,19 @@ class DigitNet(nn.Module):
         hidden = self.dropout(self.fc1(features))
         logits: Tensor = self.output(self.dropout(self.fc2(hidden)))
         return logits
+
+
+def thin(net: DigitNet, width: int) -> None:
+    """Gives fc1 a matrix that is the product of two thin ones: a new layer, with a part of the work."""
+    outputs, inputs = net.fc1[0].get_parameter("weight").shape
+    net.fc1[0] = ThinLinear(inputs, outputs, width)
+
+
+def widen(net: DigitNet) -> None:
+    """Multiplies fc1's thin matrices out: the network answers as before, and has its 25 million weights again."""
+    layer = net.fc1[0]
+    assert isinstance(layer, ThinLinear)
+    net.fc1[0] = layer.multiplied_out()
 
 
 def eleven_way(logits: Tensor) -> Tensor:

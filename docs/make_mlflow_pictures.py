@@ -30,6 +30,12 @@ DRAWN = 6_000  # milliseconds from the loaded page until its charts are drawn: M
 # Neither the assistant's panel nor its invitation: they cover a third of the page.
 QUIET = """localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");"""
+# What a person would choose under "Columns"; MLflow keeps it in the browser, by experiment.
+COLUMNS = [
+    *("metrics.`validation_accuracy`", "metrics.`hard_accuracy`", "metrics.`score`", "metrics.`test_accuracy`"),
+    *("params.`learning_rate`", "params.`dropout`", "params.`disturbed`"),
+]
+VIEW = """localStorage.setItem('MLflowLocalStorage-1.1-ExperimentPage-["%s"]-ReactComponentState', '%s');"""
 
 
 @contextmanager
@@ -82,10 +88,20 @@ def addresses(folder: Path) -> dict[str, str]:
     }
 
 
+def view_of(folder: Path) -> str:
+    """The script that has COLUMNS in the list of runs."""
+    experiment = MlflowClient(f"sqlite:///{folder.resolve()}/mlflow.db").get_experiment_by_name("digits")
+    assert experiment is not None
+    state = {"orderByKey": "attributes.start_time", "orderByAsc": True, "selectedColumns": COLUMNS}
+    return VIEW % (experiment.experiment_id, json.dumps(state))
+
+
 def arrange(page: Page, name: str) -> None:
-    """What a person would click before looking."""
+    """What a person would do before looking."""
     if name == "runs":
-        page.get_by_text("Expand rows").click()
+        page.locator(".ag-row button[data-component-id*=runnamecellrenderer]").first.click()
+    elif name == "trials":
+        page.get_by_label("Metrics:").click()
     elif name == "curves":
         page.get_by_placeholder("Search metric charts").fill("^(train|validation|hard|learning)")
 
@@ -96,7 +112,7 @@ def take(folder: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, address in addresses(folder).items():
             context = browser.new_context(viewport=SIZE)
-            context.add_init_script(QUIET)
+            context.add_init_script(QUIET + view_of(folder))
             page = context.new_page()
             page.set_default_timeout(PATIENCE * 1_000)
             page.goto(base + address, wait_until="load")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from digits.network import DigitNet, eleven_way, standardise
+from digits.network import DigitNet, eleven_way, standardise, thin, widen
 
 BOXES = {
     "conv1": (32, 28, 28),
@@ -78,3 +78,17 @@ def test_the_eleventh_class_has_the_fixed_logit_zero():
     assert torch.equal(eleven[:, 10], torch.zeros(4))
     ratio = eleven.softmax(1)[:, :10] / eleven.softmax(1)[:, :10].sum(1, keepdim=True)
     assert torch.allclose(ratio, logits.softmax(1), atol=1e-6)
+
+
+def test_thin_matrices_multiplied_out_give_the_same_answers_and_the_network_of_the_figure():
+    torch.manual_seed(1)
+    net = DigitNet().eval()
+    full = [tuple(parameter.shape) for parameter in net.parameters()]
+    image = torch.rand(3, 28, 28) * 255
+    thin(net, 64)
+    assert sum(weights.numel() for weights in net.fc1.parameters()) < 2_000_000
+    before = net(image)
+    widen(net)
+    assert torch.allclose(net(image), before, atol=1e-4)
+    assert [tuple(parameter.shape) for parameter in net.parameters()] == full
+    assert list(net.state_dict()) == list(DigitNet().state_dict())
