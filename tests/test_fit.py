@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from digits.data import Split, load
-from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, predict_logits
+from digits.fit import NOT_A_DIGIT, THIN_WIDTH, Recipe, TrainingSet, _Batches, fit, predict_logits
 from digits.network import DigitNet
 
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, label_smoothing=0.0, dropout=0.0)
@@ -94,6 +95,21 @@ def test_batches_hold_the_shares_that_the_recipe_asks_for(small):
     for pictures, labels in batches:
         assert pictures.shape == (64, 28, 28)
         assert int((labels == NOT_A_DIGIT).sum()) == 8
+
+
+def test_a_step_multiplies_no_more_than_its_layers_need(bundled):
+    """Counted work, not time: forwards, and backwards to the inputs and to the weights."""
+    pictures, few = bundled.train.take(np.arange(64)), bundled.validation.take(np.arange(10))
+    with FlopCounterMode(display=False) as counter:
+        fit(QUICK, TrainingSet(pictures), few, epochs=1, seed=0, device="cpu")
+    places = {"conv1": 28 * 28, "conv2_1": 14 * 14, "conv2_2": 14 * 14, "conv3_1": 7 * 7, "conv3_2": 7 * 7}
+    net = DigitNet()
+    convolutions = sum(net.get_submodule(box)[0].weight.numel() * count for box, count in places.items())
+    thin = THIN_WIDTH * sum(net.fc1[0].weight.shape)
+    layers = convolutions + thin + net.fc2[0].weight.numel() + net.output.weight.numel()
+    multiplied_out = THIN_WIDTH * net.fc1[0].weight.numel()
+    needed = 2 * (64 * 3 * layers + len(few) * layers + multiplied_out)
+    assert 0.95 * needed < counter.get_total_flops() < 1.05 * needed
 
 
 def test_logits_do_not_depend_on_the_batch_size_and_leave_the_mode_alone(bundled):

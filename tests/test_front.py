@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from PIL import Image
 from digits import front as front_module
 from digits.classifier import Classifier
 from digits.front import Front
+from digits.imaging import ImageError
 from digits.settings import Settings
 from digits.telemetry import Telemetry
 from tests.models import tiny_model
@@ -125,6 +127,36 @@ def test_each_picture_is_decoded_once_and_scored_once(
     assert (len(read), sum(scored)) == (41, 1 + candidates)
     assert len(scored) <= 1 + 3  # 40 pictures, 16 together
     assert len(opened) <= 41
+
+
+@pytest.mark.parametrize(("way", "copies"), [("whole", 0), ("in pieces", 1), ("as a form", 2)])
+def test_a_body_is_copied_no_more_often_than_its_way_in_needs(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch, way: str, copies: int
+) -> None:
+    """A form's part is cut out of it, piece by piece, and put together."""
+    reached: list[int] = []
+
+    def refused(data: bytes, _: Any) -> Any:
+        reached.append(len(data))
+        raise ImageError("not_an_image", "counted")
+
+    monkeypatch.setattr(front_module, "read", refused)
+    size, headers = 8 * 2**20, HEADERS
+    body = bytes(size)
+    if way == "as a form":
+        body, form_headers = form([("image", body)])
+        headers = [(b"content-type", form_headers["Content-Type"].encode())]
+    step = 65536 if way == "in pieces" else len(body)
+    pieces = [body[start : start + step] for start in range(0, len(body), step)]
+    app = build()
+    tracemalloc.start()
+    try:
+        reply = asyncio.run(ask(app, *pieces, headers=headers))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (reply.status, reached) == (400, [size])
+    assert most < (copies + 0.25) * size
 
 
 def test_a_model_that_takes_too_long_is_504_and_the_next_request_is_not_hurt(build: Callable[..., Front]) -> None:

@@ -1,0 +1,57 @@
+"""What is logged, and what logging costs the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy
+
+from digits.fit import EpochReport
+from pipelines import logbook, tracking
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+MEASURED = 12  # statements an epoch, of 8 metrics
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    tracking.connect()
+    yield tmp_path
+    mlflow.set_tracking_uri(before)
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """All that is asked of any database while the block lasts."""
+    heard: list[str] = []
+
+    def hear(*words: object) -> None:
+        heard.append(str(words[2]))
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", hear)
+    try:
+        yield heard
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.engine.Engine, "before_cursor_execute", hear)
+
+
+def report(epoch: int) -> EpochReport:
+    return EpochReport(epoch, 20, 0.5, 0.9, 0.1, 0.98, 0.95, 1e-3, 40.0, 1_400.0)
+
+
+def test_an_epoch_costs_the_database_a_bounded_number_of_statements(project: Path) -> None:
+    with tracking.run("Training", "training") as run:
+        logbook.log_epoch(report(1))
+        with statements() as heard:
+            for epoch in range(2, 12):
+                logbook.log_epoch(report(epoch))
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "validation_accuracy")
+    assert [metric.step for metric in history] == list(range(1, 12))
+    assert MEASURED / 1.5 < len(heard) / 10 < MEASURED * 1.5
