@@ -63,11 +63,13 @@ def interpret(picture: Bytes) -> Reading:
         or not picture.size
     ):
         raise ValueError(f"expected uint8 (h, w) or (h, w, 3), got {picture.dtype} {picture.shape}")
-    if int(picture.max()) - int(picture.min()) < 4:
+    darkest, brightest = cv2.minMaxLoc(picture.reshape(-1))[:2]
+    if brightest - darkest < 4:
         return BLANK
     height, width = picture.shape[:2]
     if max(height, width) <= THUMBNAIL:
-        return Reading(np.stack(thumbnail(picture)))
+        images = thumbnail(picture)
+        return Reading(images[0][None] if len(images) == 1 else np.stack(images))
     if min(height, width) < 4:
         return BLANK
     if 0.9 < height / width < 1.1:
