@@ -53,12 +53,12 @@ class Recipe:
 
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    dropout: float = 0.3
-    label_smoothing: float = 0.05
-    batch_size: int = 512
-    strength: float = 1.0
-    disturbed: float = 0.5
-    photographs: float = 0.18
+    dropout: float = 0.2
+    label_smoothing: float = 0.03
+    batch_size: int = 256
+    strength: float = 0.85
+    disturbed: float = 0.42
+    photographs: float = 0.25
     outliers: float = 0.08
 
 

@@ -70,7 +70,7 @@ def study_of(**scores: float) -> optuna.Study:
     """A study of two complete trials: the default recipe and another one."""
     study = optuna.create_study()
     for name, score in scores.items():
-        recipe = Recipe() if name == "default" else replace(Recipe(), dropout=0.2)
+        recipe = Recipe() if name == "default" else replace(Recipe(), dropout=0.3)
         study.enqueue_trial(asdict(recipe))
         trial = study.ask()
         suggest(trial, Recipe())
