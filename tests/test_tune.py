@@ -82,7 +82,7 @@ def test_the_winner_that_wins_again_is_taken(bench: Any) -> None:
     results = iter([trialled(0.20, seed=1), trialled(0.30)])
     bench.trial_of = lambda *_: next(results)
     best, why = bench.choose(study_of(default=0.301, other=0.2), Recipe())
-    assert best.dropout == 0.2
+    assert best.dropout == 0.3
     assert "replaces the default recipe" in why
 
 
