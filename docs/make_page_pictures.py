@@ -1,9 +1,8 @@
 """Pictures of the service's page, for the README and docs/: `python -m docs.make_page_pictures ADDRESS [MNIST]`.
 
 ADDRESS is that of a running service whose model is the one to be shown, as http://localhost:3000. A 3 is drawn with the
-mouse, light and dark, on a desk and on a phone, and fourteen files are handed in, made of the
-digits in the folder MNIST. Writes docs/images/page-*.webp; look
-at them.
+mouse, light and dark, on a desk and on a phone, and fourteen files are handed in, made of the digits in the folder
+MNIST. Writes docs/images/page-*.webp; look at them.
 """
 
 from __future__ import annotations
