@@ -30,6 +30,7 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
+from bentoml._internal.resource import CpuResource
 from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 from starlette.middleware.cors import CORSMiddleware
@@ -54,6 +55,7 @@ SYSTEM_ROUTES = frozenset(
     {"/", "/docs", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics", "/ui"}
 )
 PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
+MOST_WORKERS = 8  # unless more are asked for: each holds 150 MB
 WARM_UP = 8  # calls of the model before the first request
 PAGE_HEADERS = {
     "content-security-policy": (
@@ -67,6 +69,12 @@ PAGE_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-cache",  # asked again each time, answered 304 while unchanged
 }
+
+
+def workers() -> int:
+    """As many as were asked for, or one for each core: those of a container's share where that is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return SETTINGS.workers or max(1, min(allowed, round(CpuResource.from_system()), MOST_WORKERS))
 
 
 class StartError(BentoMLException):
@@ -334,7 +342,7 @@ class Digits:
 svc = bentoml.service(
     name=NAME,
     service_class=Server,
-    workers=SETTINGS.workers,
+    workers=workers(),
     image=ServingImage(  # type: ignore[call-arg]  # BentoML's Image has no types to inherit
         base_image="python:3.11-slim", lock_python_packages=False, models=(str(Digits.stored.tag),)
     ),

@@ -71,7 +71,7 @@ def peers(folder: Path) -> list[Peer]:
     ]
     return [
         Peer("this service", [*BENTO, "service:svc"], ours, batch=True),
-        Peer("this service, two workers", [*BENTO, "service:svc"], {**ours, "DIGITS_WORKERS": "2"}, batch=True),
+        Peer("this service, one worker", [*BENTO, "service:svc"], {**ours, "DIGITS_WORKERS": "1"}, batch=True),
         Peer("this service, no batching", [*BENTO, "service:svc"], {**ours, "DIGITS_MAX_BATCH_SIZE": "1"}),
         Peer("FastAPI, same int8 model, 2 workers", FASTAPI, {"BENCH_ENGINE": "int8"}, "/ready", batch=True),
         Peer("FastAPI, ONNX Runtime fp32, 2 workers", FASTAPI, {"BENCH_ENGINE": "fp32"}, "/ready", batch=True),

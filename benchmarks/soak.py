@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--overload", type=int, default=20_000, help="requests at four times what it can do")
     asked = parser.parse_args()
     picture = encoded(some_digits(1)[0], "PNG")
-    settings = {"DIGITS_MAX_CONCURRENCY": str(PLACES), "DIGITS_ACCESS_LOG": "off"}
+    settings = {"DIGITS_MAX_CONCURRENCY": str(PLACES), "DIGITS_ACCESS_LOG": "off", "DIGITS_WORKERS": "1"}
     service = Peer("the service", [*BENTO, "service:svc"], settings)
     with tempfile.TemporaryDirectory() as folder, Running(service, Path(folder)) as running:
         return soak(running, picture, asked.overload, asked.minutes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +21,7 @@ class Settings:
     """Every limit is per worker. `describe` says what each is for; README's table is checked against it."""
 
     model: str = ""
-    workers: int = 1
+    workers: int = 0
     threads: int = 2
     model_threads: int = 1
     max_batch_size: int = 64
@@ -47,7 +46,7 @@ class Settings:
 
 # name: (lowest, highest, what it is for). Numbers only; the words have checks of their own below.
 RANGES: dict[str, tuple[float, float, str]] = {
-    "workers": (1, 256, "processes, each busy on up to two cores (HTTP, model); auto means one for every two"),
+    "workers": (0, 256, "processes; 0 means one for each core that may be used, at most 8"),
     "threads": (1, 64, "threads that decode large pictures and batches"),
     "model_threads": (1, 64, "threads inside one call of the model"),
     "max_batch_size": (1, 4096, "pictures the model sees at once, at most; 1 means no batching"),
@@ -98,9 +97,6 @@ def load(environment: Mapping[str, str]) -> Settings:
 
 def _number(variable: str, name: str, text: str) -> float:
     low, high, _ = RANGES[name]
-    if name == "workers" and text == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // 2)
     kind = float if name in ("timeout", "idle_seconds", "reload_seconds") else int
     try:
         if name.endswith("_bytes") and (match := re.fullmatch(r"(\d+)\s*([kmgKMG])(i?[bB])?", text)):

@@ -74,7 +74,7 @@ def body(kind: str) -> int:
 
 @cache
 def cost(kind: str) -> Kind:
-    (row,) = (row for row in results()["this service"][kind] if row["connections"] == 32)
+    (row,) = (row for row in results()["this service, one worker"][kind] if row["connections"] == 32)
     by_processor = 1_000 / row["cpu_ms"] * replica()["cores"]
     planned = min(row["rate"], by_processor) * replica()["share"]
     return Kind(row["cpu_ms"], body(kind) + BESIDES, row["rate"], row["p99"] / 1_000, planned)
@@ -96,7 +96,7 @@ def one_replica() -> Table:
 
 def needed() -> Table:
     """Replicas, processor, memory, network and open requests for every load."""
-    memory = results()["this service"]["memory"]
+    memory = results()["this service, one worker"]["memory"]
     rows = []
     for kind, name in KINDS.items():
         it = cost(kind)
@@ -144,7 +144,7 @@ def check() -> Table:
     """The rule "cores divided by processor time" against what two workers on two cores did."""
     rows = []
     for kind, name in KINDS.items():
-        (row,) = (row for row in results()["this service, two workers"][kind] if row["connections"] == 32)
+        (row,) = (row for row in results()["this service"][kind] if row["connections"] == 32)
         expected = 2 * 1_000 / row["cpu_ms"]
         rows.append((name, f"{expected:,.0f}", f"{row['rate']:,.0f}", f"{row['rate'] / expected:.0%}"))
     return ("picture", "2 cores ÷ processor time", "requests/s, measured", "reached"), rows

@@ -275,7 +275,8 @@ class Bench:
         low = lower_bound(results["default recipe"], results["winner"])
         noise = abs(results["default recipe"].score - (first.value or 0.0))
         facts = (
-            f"with another seed it is {gain:+.4f} better, at least {low:+.4f} with 95% confidence;"
+            f"with another seed its score is {abs(gain):.4f} {'lower' if gain > 0 else 'higher'} than the default's,"
+            f" a gain of at least {low:+.4f} with 95% confidence;"
             f" the seed alone moves the default by {noise:.4f}"
         )
         if low > 0 and gain > noise:

@@ -44,7 +44,7 @@ def forget(home: Path, tag: str) -> None:
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DIGITS_", "PYTEST"))}
-    quiet = {"BENTOML_DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    quiet = {"BENTOML_DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "DIGITS_WORKERS": "1"}
     return {**kept, "BENTOML_HOME": str(home), **quiet, **settings}
 
 

@@ -60,7 +60,8 @@ def serving(model: bytes, folder: Path, **settings: str) -> Iterator[str]:
     command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1", "--port", str(port)]
     log = folder / "service.log"
     with log.open("wb") as out:
-        environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true", **settings}
+        own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true", "DIGITS_WORKERS": "1"}
+        environment = os.environ | own | settings
         service = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/readyz", service, log)

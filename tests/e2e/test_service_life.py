@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from bentoml._internal.resource import CpuResource
 
 from tests.models import tiny_model
 from tests.serving import PATIENCE, ROOT, Reply, Server, environment, forget, pictures, png, store
@@ -61,6 +63,13 @@ def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(home: Path, 
     status, output = failed_start(home, **{variable: value})
     assert status != 0
     assert_one_line(output, variable)
+
+
+def test_there_is_one_worker_for_each_core_unless_told_otherwise(home: Path) -> None:
+    with Server(home, DIGITS_WORKERS="0") as server:
+        started = psutil.Process(server.process.pid).children(recursive=True)
+        workers = [process for process in started if "_bentoml_impl.worker.service" in process.cmdline()]
+        assert len(workers) == min(round(CpuResource.from_system()), len(os.sched_getaffinity(0)), 8)
 
 
 def test_an_altered_model_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
