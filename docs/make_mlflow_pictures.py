@@ -101,7 +101,9 @@ def arrange(page: Page, name: str) -> None:
     if name == "runs":
         page.locator(".ag-row button[data-component-id*=runnamecellrenderer]").first.click()
     elif name == "trials":
-        page.get_by_label("Metrics:").click()
+        page.locator("[class*=select-selector]").nth(1).click()  # the metrics
+        for key in ("Backspace", *"score", "Enter", "Escape"):
+            page.keyboard.press(key, delay=100)
     elif name == "curves":
         page.get_by_placeholder("Search metric charts").fill("^(train|validation|hard|learning)")
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Page, sync_playwright
+from scipy.interpolate import splev, splprep
 
 from digits.data import load
 from digits.photographer import photograph
@@ -49,8 +50,9 @@ def draw(page: Page) -> None:
     """One stroke with the mouse."""
     box = page.locator("#surface").bounding_box()
     assert box is not None
-    for place, (x, y) in enumerate(THREE):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+    curve = splprep(np.array(THREE).T, s=0)[0]
+    for place, (x, y) in enumerate(np.array(splev(np.linspace(0, 1, 80), curve)).T):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         if not place:
             page.mouse.down()
     page.mouse.up()
@@ -79,7 +81,7 @@ def take(browser: Browser, address: str, name: str, handed: list[dict[str, Any]]
     page.goto(f"{address}/ui/", wait_until="networkidle")
     if handed:
         page.locator("#files").set_input_files(handed)  # type: ignore[arg-type]
-        page.get_by_text(f"{len(handed) - 1} read").wait_for()
+        page.get_by_text(f"{len(handed)} read").wait_for()
         page.locator(".card").first.click()
     else:
         for _ in range(2):  # the second time everything is warm, as it is for whoever uses the page
