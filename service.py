@@ -45,7 +45,7 @@ from digits.classifier import CLASSES, SIDE, Classifier, ModelError
 from digits.exchange import App
 from digits.front import Front
 from digits.openapi import Picture, PictureAnswer, describe
-from digits.settings import Settings, SettingsError, load
+from digits.settings import Settings, SettingsError, cores, load
 from digits.telemetry import Telemetry
 
 log = logging.getLogger("bentoml.digits")
@@ -73,8 +73,7 @@ PAGE_HEADERS = {
 
 def workers() -> int:
     """As many as were asked for, or one for each core: those of a container's share where that is less."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return SETTINGS.workers or max(1, min(allowed, round(CpuResource.from_system()), MOST_WORKERS))
+    return SETTINGS.workers or max(1, min(cores(), round(CpuResource.from_system()), MOST_WORKERS))
 
 
 class StartError(BentoMLException):

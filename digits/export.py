@@ -89,10 +89,11 @@ def factorise(net: DigitNet, images: NDArray[np.uint8]) -> DigitNet:
     assert isinstance(linear, nn.Linear)
     assert isinstance(norm, nn.BatchNorm1d)
     outputs: list[Tensor] = []
-    with norm.register_forward_hook(lambda *heard: outputs.append(heard[-1].double())):
+    with norm.register_forward_hook(lambda *given: outputs.append(given[-1].double())):
         predict_logits(thin, images)
-    mean = torch.cat(outputs).mean(dim=0)
-    directions = torch.linalg.eigh(torch.cov(torch.cat(outputs).T))[1]  # by ascending variance
+    heard = torch.cat(outputs)
+    mean = heard.mean(dim=0)
+    directions = torch.linalg.eigh(torch.cov(heard.T))[1]  # by ascending variance
     # Turned at random, the components have like variances: one scale of int8 then fits them all.
     turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)).double())[0]
     basis = directions[:, -WIDTH:] @ turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -68,6 +69,11 @@ WORDS: dict[str, str] = {
     "access_log": "which requests are logged: all, errors or off",
 }
 UNITS = {"k": 1024, "m": MIB, "g": 2**30}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> dict[str, str]:

@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _predict(asked: argparse.Namespace) -> int:
     """Prints a line for each file as it is answered, and what they come to."""
+    from digits.settings import cores
     from pipelines import chosen, inputs, reader
     from pipelines.answers import Summary
-    from pipelines.predict import cores
 
     only = asked.files[0]
     named = len(asked.files) > 1 or (Path(only).is_file() and not only.lower().endswith(".zip"))

@@ -16,11 +16,12 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from digits.classifier import Classifier
 from digits.data import Data, load, load_test
+from digits.settings import cores
 from pipelines import card, logbook, own, pictures, registry, report, tracking
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
-from pipelines.material import named, workers
+from pipelines.material import named
 from pipelines.parameters import Evaluate
 from pipelines.report import Labelled
 
@@ -61,7 +62,7 @@ def evaluate(
     """
     if "report" in job.state:
         return dict(job.state["report"])
-    classifier = Classifier(fetch_model(trained), threads=workers())
+    classifier = Classifier(fetch_model(trained), threads=cores())
     tags = {**logbook.tags(data), "model_id": trained["model_id"], "training_run": trained["run_id"]}
     with job.run(f"Report on a model of {named(data)}", "report", tags=tags, parent=parent) as run:
         test = load_test(data)

@@ -20,6 +20,7 @@ from digits.data import Data, Split, load
 from digits.fit import TrainingSet
 from digits.outliers import make_outliers
 from digits.photographer import make_photographs
+from digits.settings import cores
 from pipelines import own, provenance
 from pipelines.errors import UserError
 from pipelines.files import FOLDER, write
@@ -54,7 +55,7 @@ def load_data(parameters: DataParameters) -> Data:
 
 def load_own(parameters: DataParameters) -> Own | None:
     """The pictures of the user's own folders, told to the user; None where none were named. Raises UserError."""
-    loaded = own.load(parameters.extra_folders, workers())
+    loaded = own.load(parameters.extra_folders, cores())
     if loaded:
         print(loaded.as_text())
     return loaded
@@ -91,7 +92,7 @@ def photographs_of(digits: Split, count: int, seed: int, label: str) -> Split:
 
     def make() -> Arrays:
         with bar(label, count) as progress:
-            split = make_photographs(digits.images, digits.labels, count, seed, workers=workers(), progress=progress)
+            split = make_photographs(digits.images, digits.labels, count, seed, workers=cores(), progress=progress)
         return {"images": split.images, "labels": split.labels}
 
     arrays = cached("photographs", ("digits.photographer",), [fingerprint(digits), count, seed], make)
@@ -107,7 +108,7 @@ def outliers_of(
         chosen = {"kinds": kinds} if kinds else {}
         with bar(label, count) as progress:
             images, names = make_outliers(
-                digits.images, digits.labels, count, seed, workers=workers(), progress=progress, **chosen
+                digits.images, digits.labels, count, seed, workers=cores(), progress=progress, **chosen
             )
         return {"images": images, "kinds": np.array(names)}
 
@@ -137,10 +138,6 @@ def fingerprint(split: Split) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(split.images).tobytes())
     digest.update(np.ascontiguousarray(split.labels).tobytes())
     return digest.hexdigest()
-
-
-def workers() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class bar:

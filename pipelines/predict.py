@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from digits.settings import cores
 from pipelines import answers, chosen, inputs, provenance, reader
 from pipelines.answers import Partial, Summary
 from pipelines.chosen import Chosen
@@ -96,10 +96,6 @@ def _engine(name: str, model: bytes, listing: Listing, work: Sequence[Group]) ->
 
         return ray_engine.answer(model, listing.source, work)
     return reader.answer(model, listing.source, work, cores())
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Progress:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from digits.settings import cores
 
 HERE = Path(__file__).resolve().parent.parent
 LIBRARIES = (
@@ -60,11 +61,10 @@ def machine() -> dict[str, str]:
     import torch
 
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "platform": platform.platform(),
         "cpu": names[0] if names else platform.processor(),
-        "cores": str(cores),
+        "cores": str(cores()),
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

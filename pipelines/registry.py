@@ -13,7 +13,7 @@ from pipelines.errors import UserError
 
 MODEL = "digits"
 ABOUT = "Reads handwritten digits: uint8 pictures of 28×28 in, calibrated probabilities of ten digits out."
-FOLDERS = ("data_dir", "extra")
+FOLDERS = ("data_dir", "extra", "images")
 COPIED = ("dataset", "fingerprint", "extra_fingerprint", "git_commit", "git_dirty", "precision", "trained_at")
 
 

@@ -25,8 +25,9 @@ from digits.imaging import ImageError, Reading
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import photograph
+from digits.settings import cores
 from digits.workers import in_order
-from pipelines.material import bar, fingerprint, outliers_of, workers
+from pipelines.material import bar, fingerprint, outliers_of
 
 MOST = 1_000  # pictures of each synthetic kind
 SEVERITIES = 5
@@ -182,7 +183,7 @@ def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, fl
     """As many synthetic photographs as digits, sent as JPEG."""
     make = partial(_photographed, digits.images, digits.labels, hardness)
     with bar(name, len(digits)) as progress:
-        made = list(in_order(make, len(digits), SEED, workers(), progress))
+        made = list(in_order(make, len(digits), SEED, cores(), progress))
     facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()
     return _decided(
         classifier, name, "photographs", [m[1] for m in made], [m[2] for m in made], facts, [m[0] for m in made]
@@ -195,7 +196,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     digest = hashlib.sha256()
     readings: list[Reading] = []
     unreadable = []
-    with ThreadPoolExecutor(workers()) as pool, bar(labelled.name, len(files)) as progress:
+    with ThreadPoolExecutor(cores()) as pool, bar(labelled.name, len(files)) as progress:
         for done, (file, label, (content, reading)) in enumerate(
             zip(files, labels, pool.map(_read, files), strict=True)
         ):

@@ -194,8 +194,9 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     check_agreement(outcome, scores_of(logits, temperature))
 
     chosen, precision, width = full, "fp32", fc1_width(net)
-    for candidate in (export.factorise(net, _calibration(material, FACTORISING_PICTURES)), net):
-        exact = export.to_onnx(candidate, temperature, export.metadata_of(full))
+    thin = export.factorise(net, _calibration(material, FACTORISING_PICTURES))
+    candidates = (thin, export.to_onnx(thin, temperature, export.metadata_of(full))), (net, full)
+    for candidate, exact in candidates:
         small = export.quantise(exact, _calibration(material, CALIBRATION_PICTURES))
         small_outcome = export.run(small, images)
         cost = price(outcome[0], small_outcome[0], labels, len(material.validation))

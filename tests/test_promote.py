@@ -51,7 +51,9 @@ def made(world: Path) -> Callable[..., int]:
 
     def make(wrong: int, *, dataset: str = "mnist", measured: bool = True, seed: int = 0) -> int:
         with tracking.run("Training", "training", tags={"dataset": dataset, "fingerprint": "f" * 64}) as run:
-            mlflow.log_params({"epochs": 20, "recipe_dropout": 0.3, "data_dir": "/home/somebody/data"})
+            mlflow.log_params(
+                {"epochs": 20, "recipe_dropout": 0.3, "data_dir": "/home/somebody/data", "images": "/home/somebody"}
+            )
             model = onnx.load_from_string(tiny_model(seed))
             info = mlflow.onnx.log_model(model, name="model", pip_requirements=[], save_as_external_data=False)
             stored = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}")) / "model.onnx"
