@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import psutil
 from benchmarks import constant, load
 from benchmarks.inputs import Inputs, make_inputs, prepare
 from digits.classifier import Classifier
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "benchmarks"
@@ -108,9 +108,7 @@ class Running:
 
     def __init__(self, peer: Peer, folder: Path) -> None:
         self.peer = peer
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DIGITS_")}
         # One thread for each call everywhere: with more, two workers' calls fight over two cores.
         common = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "true"}

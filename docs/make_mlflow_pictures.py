@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from urllib.parse import quote
 from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+
+from tests.ports import free_port
 
 IMAGES = Path(__file__).parent / "images"
 CHROMIUM, FLAGS = "/usr/bin/chromium", ["--no-sandbox", "--disable-dev-shm-usage"]
@@ -41,9 +42,7 @@ VIEW = """localStorage.setItem('MLflowLocalStorage-1.1-ExperimentPage-["%s"]-Rea
 @contextmanager
 def pages_of(folder: Path) -> Iterator[str]:
     """MLflow's pages on the runs of a folder while the block lasts; their address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder.resolve()}/mlflow.db"]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

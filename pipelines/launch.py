@@ -16,9 +16,9 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from pipelines import signals
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
@@ -26,10 +26,6 @@ GRACE = 10  # seconds
 TOGETHER = ("main", "train")  # what several processes of torchrun can do
 HERE = Path(__file__).resolve().parent.parent
 PARENT = os.getppid()  # `mlflow run`, where that started us
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end. A KeyboardInterrupt, so that libraries clean up as they do for Ctrl-C."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -50,7 +46,7 @@ def run(words: Sequence[str]) -> int:
         return WRONG_PARAMETER
     if rank():
         return follow(parameters)
-    listen()
+    signals.listen()
     if launcher:
         anchor()
     if launcher or rank() is not None:
@@ -82,9 +78,11 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
             importlib.import_module(f"pipelines.{step}").run(parameters)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:
+        signals.deafen()
         status, code = "KILLED", INTERRUPTED
         print("interrupted; the same command goes on from here", file=sys.stderr)
     except Exception as error:
+        signals.deafen()
         line = explain(error)
         if line is None:
             raise
@@ -92,7 +90,7 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
         if isinstance(error, UserError):
             code = error.status
     finally:
-        deafen()
+        signals.deafen()
         if not adopted:
             release(launcher, status)
     return code
@@ -131,23 +129,6 @@ def release(launcher: str | None, status: str) -> None:
     """Ends the run that `mlflow run` made, after MLflow's last word on it. See pipelines.tidy."""
     if launcher is not None:
         subprocess.Popen([sys.executable, "-m", "pipelines.tidy", launcher, str(PARENT), status], cwd=HERE)
-
-
-def listen() -> None:
-    """SIGINT, SIGTERM and SIGHUP end the step at the next line of Python; more of them change nothing."""
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        deafen()
-        raise Interrupted(signal.Signals(number).name)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, interrupt)
-
-
-def deafen() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def anchor() -> None:

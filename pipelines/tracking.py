@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from pipelines import provenance
+from pipelines import provenance, signals
 from pipelines.files import FOLDER, write_json
 
 EXPERIMENT = "digits"
@@ -147,12 +147,14 @@ def run(
         outcome, status = "interrupted", "KILLED"
         raise
     except Exception as error:
-        mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG])
+        with signals.hold():
+            mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG])
         raise
     finally:
-        mlflow.flush_async_logging()
-        mlflow.set_tag("outcome", outcome)
-        mlflow.end_run(status)
+        with signals.hold():
+            mlflow.flush_async_logging()
+            mlflow.set_tag("outcome", outcome)
+            mlflow.end_run(status)
 
 
 def rename(name: str) -> None:

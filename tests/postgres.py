@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+
+from tests.ports import free_port
 
 TOLD = re.compile(r"^(\w+) LOG:  (?:duration: [\d.]+ ms  )?(?:statement|execute [^:]*): (\w+)", re.MULTILINE)
 
@@ -60,7 +61,7 @@ def running(*settings: str) -> Iterator[Server]:
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")
         user = {"user": "postgres", "group": "postgres"}
-    port, data, log = _free_port(), str(folder / "data"), folder / "log"
+    port, data, log = free_port(), str(folder / "data"), folder / "log"
 
     def call(*words: str) -> None:
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
@@ -83,9 +84,3 @@ def _program(name: str) -> str:
     if path is None:
         raise FileNotFoundError(f"there is no {name} here: apt-get install postgresql")
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

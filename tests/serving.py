@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120  # seconds until something counts as stuck; no test measures time
@@ -105,9 +106,7 @@ class Server:
 
     def __init__(self, home: Path, *, what: str = "service:svc", folder: Path = ROOT, **settings: str) -> None:
         self.home = home
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.log_file = home / f"service-{self.port}.log"
         command = [sys.executable, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(self.port)]
         with self.log_file.open("wb") as out:

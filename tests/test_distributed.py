@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from digits import distributed
 from digits.data import Split, load
 from digits.distributed import ALONE, RankError, Ranks
 from digits.fit import Recipe, TrainingSet, _Batches, fit, predict_logits
+from tests.ports import free_port
 
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, dropout=0.0)
 
@@ -76,10 +76,7 @@ def _train(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_learn_what_one_learns_and_end_with_the_same_weights(bundled, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(_train, (port, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(_train, (free_port(), str(tmp_path)), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0] if "running" not in name)
     alone = fit(QUICK, TrainingSet(bundled.train), bundled.validation, epochs=3, seed=0, device="cpu")

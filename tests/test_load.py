@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-
-import pytest
 
 from benchmarks import constant
 from benchmarks.load import Request, Result, _python
+from tests.ports import free_port
 from tests.serving import Server, png
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_every_answer_is_counted_and_a_refusal_is_an_error(server: Server) -> None:
@@ -67,6 +58,6 @@ def test_a_server_that_stalls_makes_every_request_wait_that_was_due_meanwhile() 
     assert result.p50 < result.p99
 
 
-def test_what_is_never_answered_is_an_error_that_has_waited(unused_port: int) -> None:
-    result = constant.run(unused_port, Request("/", b"x", "text/plain"), 50, 0.1)
+def test_what_is_never_answered_is_an_error_that_has_waited() -> None:
+    result = constant.run(free_port(), Request("/", b"x", "text/plain"), 50, 0.1)
     assert (result.requests, result.errors) == (5, 5)

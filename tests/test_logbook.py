@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy
 
 from digits.fit import EpochReport
-from pipelines import logbook, tracking
+from pipelines import logbook, signals, tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 MEASURED = 12  # statements an epoch, of 8 metrics
@@ -55,3 +56,35 @@ def test_an_epoch_costs_the_database_a_bounded_number_of_statements(project: Pat
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "validation_accuracy")
     assert [metric.step for metric in history] == list(range(1, 12))
     assert MEASURED / 1.5 < len(heard) / 10 < MEASURED * 1.5
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in signals.ENDING}
+    signals.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("moment", ["set_tag", "flush_async_logging", "end_run"])
+def test_a_signal_that_comes_while_an_end_is_told_waits_until_it_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    tell = getattr(mlflow, moment)
+
+    def interrupted(*words: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        tell(*words)
+
+    def training() -> None:
+        with tracking.run("Training", "training"):
+            monkeypatch.setattr(mlflow, moment, interrupted)
+            raise ValueError("another process has ended")
+
+    with pytest.raises(signals.Interrupted, match="SIGTERM"):
+        training()
+    (run,) = tracking.find_runs("tags.kind = 'training'")
+    assert (run.info.status, run.data.tags["outcome"]) == ("FAILED", "failed")
+    assert "another process has ended" in run.data.tags["error"]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.project import PATIENCE, SMALL, Project, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 PARAMETERS = {**SMALL, "dataset": "digits", "trials": 0, "epochs": 2}
@@ -165,9 +166,7 @@ class Tracker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.start()
 

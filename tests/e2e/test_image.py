@@ -28,6 +28,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.models import tiny_model
+from tests.ports import free_port
 from tests.serving import environment, store
 
 ENGINE = os.environ.get("OCI_ENGINE", "")
@@ -118,9 +119,7 @@ class Running:
 
 @contextlib.contextmanager
 def run(image: str) -> Iterator[Running]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = time.monotonic()
     address = ["-e", f"PORT={port}", "-e", "BENTOML_HOST=127.0.0.1"]
     container = engine("run", "--detach", "--network", "host", *HARDENED, *address, image)

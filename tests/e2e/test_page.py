@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from digits.data import load
 from digits.export import to_onnx
 from digits.fit import Recipe, TrainingSet, fit
 from tests.models import tiny_model
+from tests.ports import free_port
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 expect, Page, Browser, Route = sync_api.expect, sync_api.Page, sync_api.Browser, sync_api.Route
@@ -54,9 +54,7 @@ def serving(model: bytes, folder: Path, **settings: str) -> Iterator[str]:
     """The real service with a BentoML store of its own that holds this model.onnx; the page's address."""
     home = folder / "bentoml"
     subprocess.run([sys.executable, "-c", STORE, str(home)], input=model, cwd=ROOT, check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1", "--port", str(port)]
     log = folder / "service.log"
     with log.open("wb") as out:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.e2e.project import wait_until
+from tests.ports import free_port
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -53,10 +53,7 @@ def log(folder: Path) -> str:
 
 
 def test_two_nodes_train_one_model_and_the_second_needs_no_data_and_writes_nothing(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = f"--nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={port} --node-rank="
+    options = f"--nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={free_port()} --node-rank="
     nodes = [torchrun(tmp_path / str(node), options=f"{options}{node}") for node in (0, 1)]
     try:
         assert [node.wait(PATIENCE) for node in nodes] == [0, 0], log(tmp_path / "0") + log(tmp_path / "1")
