@@ -31,7 +31,7 @@ from digits.network import DIGITS, DigitNet, eleven_way, thin, widen
 NOT_A_DIGIT = DIGITS  # the eleventh class
 AVERAGE_EVERY = 8  # steps; averaging 28 million weights at each step costs 5% of the training
 MEMORY = 0.97  # of the average at each update
-MUON = 10  # its learning rate, times AdamW's
+MUON = 15  # its learning rate, times AdamW's
 # fc1 is half of all the work. While it is trained its matrix is the product of two thin ones of this width: two thirds
 # of the time, and no accuracy lost that could be told from chance (docs/log.md).
 THIN_WIDTH = 256
@@ -42,8 +42,8 @@ class Recipe:
     """The settings of a training that Optuna may move.
 
     Args:
-        learning_rate: peak of the one-cycle schedule (Smith & Topin, arXiv:1708.07120), for AdamW; Muon's is ten times
-            that.
+        learning_rate: peak of the one-cycle schedule (Smith & Topin, arXiv:1708.07120), for AdamW; Muon's is
+            `MUON` times that.
         weight_decay: decoupled, on weights only.
         dropout: share of the units of fc1 and fc2 dropped.
         label_smoothing: share of the target spread over the ten digits.
@@ -58,7 +58,7 @@ class Recipe:
     weight_decay: float = 0.02
     dropout: float = 0.2
     label_smoothing: float = 0.03
-    batch_size: int = 256
+    batch_size: int = 512
     strength: float = 0.85
     disturbed: float = 0.42
     photographs: float = 0.25
@@ -143,7 +143,8 @@ def fit(
             optimizer,
             optimizer.defaults["lr"],
             total_steps=epochs * len(batches) + 1,
-            pct_start=0.25,
+            pct_start=0.1,
+            anneal_strategy="linear",
             final_div_factor=1e3,
             cycle_momentum=False,
         )
