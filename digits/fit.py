@@ -34,7 +34,7 @@ MEMORY = 0.97  # of the average at each update
 MUON = 15  # its learning rate, times AdamW's
 # fc1 is half of all the work. While it is trained its matrix is the product of two thin ones of this width: two thirds
 # of the time, and no accuracy lost that could be told from chance (docs/log.md).
-THIN_WIDTH = 256
+THIN_WIDTH = 192
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
         near = near / (near.norm() + TINY)
         for _ in range(ITERATIONS):
             square = near @ near.T
-            near = LINEAR * near + (CUBIC * square + QUINTIC * square @ square) @ near
+            polynomial = torch.addmm(square, square, square, beta=CUBIC, alpha=QUINTIC)
+            near = torch.addmm(near, polynomial, near, beta=LINEAR)
     else:
         # Each iteration multiplies from the left by a polynomial of the square, whose own next value follows from it:
         # the wide matrix itself is needed at the beginning and at the end only.
@@ -81,7 +82,7 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
         identity = torch.eye(rows, device=near.device)
         square, product = square / norm.square(), identity / norm
         for _ in range(ITERATIONS):
-            polynomial = LINEAR * identity + CUBIC * square + QUINTIC * square @ square
+            polynomial = LINEAR * identity + torch.addmm(square, square, square, beta=CUBIC, alpha=QUINTIC)
             product = polynomial @ product
             square = polynomial @ square @ polynomial
         near = product.to(dtype) @ near
