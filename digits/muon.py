@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["mean"] = torch.zeros_like(gradient)
         mean = state["mean"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(mean, group["momentum"]).flatten(1)
+        ahead = gradient.lerp_(mean, group["momentum"]).flatten(1)  # the gradient is not needed any more
         rows, columns = ahead.shape
         direction = orthogonalise(ahead, self.dtype).view_as(gradient)
         weights.mul_(1 - group["lr"] * group["weight_decay"])
