@@ -149,7 +149,7 @@ StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 class _Study(Parameters):
     study: StudyName = Field("digits", description="name by which workers find the study")
     trials: int = Field(10, ge=0, le=10_000, description="trials of the study, at most; 0: no study, default recipe")
-    tune_minutes: float = Field(1.5, ge=0.1, le=100_000, description="time for the study, its confirmation included")
+    tune_minutes: float = Field(2.0, ge=0.1, le=100_000, description="time for the study, its confirmation included")
 
 
 class _Training(Parameters):
