@@ -28,7 +28,7 @@ from digits.distributed import ALONE, Ranks
 from digits.network import DIGITS, DigitNet, eleven_way, thin, widen
 
 NOT_A_DIGIT = DIGITS  # the eleventh class
-AVERAGE_EVERY = 8  # steps; averaging 28 million weights at each step costs 5% of the training
+AVERAGE_EVERY = 8  # steps; averaging all weights at each step would cost more than it is worth
 MEMORY = 0.97  # of the average at each update
 # fc1 is half of all the work. While it is trained its matrix is the product of two thin ones of this width: two thirds
 # of the time, and no accuracy lost that could be told from chance (docs/log.md).
@@ -37,7 +37,7 @@ THIN_WIDTH = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training that Optuna may move.
+    """The settings of a training; Optuna moves all but the size of a batch and the share of outliers.
 
     Args:
         learning_rate: peak of the one-cycle schedule (Smith & Topin, arXiv:1708.07120), for AdamW.

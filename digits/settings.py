@@ -19,7 +19,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every limit is per worker. `describe` says what each is for; README's table is checked against it."""
+    """Every limit is per worker. `describe` says what each is for; the table of docs/service.md is made from it."""
 
     model: str = ""
     workers: int = 0

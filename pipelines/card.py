@@ -30,7 +30,7 @@ def write(training_run: str, report_run: str | None) -> str:
     parts = [
         "# Model card: digits",
         "Which handwritten digit is in a 28×28 picture, how surely, and whether there is one at all. A convolutional "
-        "network of 28.4 million parameters in two branches, as `model.onnx`.",
+        "network of 25.9 million parameters in two branches, as `model.onnx`.",
         "## Results",
         _results(report_run),
         "## Data",

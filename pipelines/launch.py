@@ -29,7 +29,10 @@ PARENT = os.getppid()  # `mlflow run`, where that started us
 
 
 def run(words: Sequence[str]) -> int:
-    """Runs `words[0]` with the parameters after it. Exit status: 0, 1 failed, 2 wrong parameter, 130 interrupted."""
+    """Runs `words[0]` with the parameters after it.
+
+    Exit status: 0, 1 failed, 2 wrong parameter, 3 not promoted, 130 interrupted.
+    """
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress shows at once in a log file too
     launcher = os.environ.pop("MLFLOW_RUN_ID", None)
     experiment = os.environ.pop("MLFLOW_EXPERIMENT_ID", None)

@@ -30,7 +30,7 @@ LIBRARIES = (
 
 @cache
 def git() -> dict[str, str]:
-    """`git_commit` (or "unknown") and `git_dirty` ("true" where tracked files differ from it)."""
+    """`git_commit` (or "unknown") and `git_dirty` ("true" where files differ from it or are new)."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": "unknown", "git_dirty": "unknown"}

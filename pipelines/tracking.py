@@ -118,7 +118,8 @@ def run(
 
     Args:
         name: a sentence.
-        kind: "main", "study", "trial", "training" or "report": the tag that tells them apart.
+        kind: "main", "study", "trial", "confirmation", "training", "report" or "prediction": the tag that tells them
+            apart.
         tags: more tags.
         again: id of a run that was interrupted, to go on with.
         parent: id of a run to be nested under, where none is active.

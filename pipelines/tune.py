@@ -118,7 +118,7 @@ def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: st
 
 
 def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
-    """One recipe of the search space: within a factor of two or so of the default."""
+    """One recipe of the search space: within a factor of two to four of the default."""
     return replace(
         default,
         learning_rate=trial.suggest_float(

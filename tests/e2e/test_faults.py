@@ -112,7 +112,7 @@ def test_nothing_that_goes_wrong_leads_to_anything_but_one_whole_model(machine: 
     assert machine.killed_before("os.rename", "cache/outliers") == -signal.SIGKILL
     assert {file.name.split("-")[0] for file in (machine.disk / "cache").glob("*.npz")} == {"photographs"}
 
-    assert_one_line(machine.main(), "the disk is full")  # a checkpoint has 450 MB
+    assert_one_line(machine.main(), "the disk is full")  # a checkpoint has 120 MB
     assert [file.name for file in machine.disk.glob("work/main-*/*")] == ["state.json"], "half a file is left"
     remount("size=4g")
 
