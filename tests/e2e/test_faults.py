@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -190,9 +191,20 @@ class Tracker:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def instead(self) -> socket.socket:
+        """Listens on the port, once the last process of the ended server has let go of it."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_server(("127.0.0.1", self.port))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
     def away(self, asked: int) -> None:
         """Nobody is there until so many requests have been made in vain."""
-        with socket.create_server(("127.0.0.1", self.port)) as nobody:
+        with self.instead() as nobody:
             nobody.settimeout(PATIENCE)
             for _ in range(asked):
                 nobody.accept()[0].close()
