@@ -25,21 +25,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import mlflow
         from bentoml._internal.configuration.containers import BentoMLContainer
         from bentoml._internal.models import ModelStore
 
         from pipelines import tracking
 
         patch.chdir(folder)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         (folder / "bentoml" / "models").mkdir(parents=True)
         BentoMLContainer.model_store.set(ModelStore(folder / "bentoml" / "models"))
         tracking.connect()
         yield folder
         BentoMLContainer.model_store.reset()
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")
