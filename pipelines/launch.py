@@ -81,7 +81,6 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
             importlib.import_module(f"pipelines.{step}").run(parameters)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:
-        signals.deafen()
         status, code = "KILLED", INTERRUPTED
         print("interrupted; the same command goes on from here", file=sys.stderr)
     except Exception as error:
