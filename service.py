@@ -112,6 +112,12 @@ def find(tag: str) -> bentoml.Model:
         raise StartError(f"model {tag!r} in the BentoML store can't be read: {error}; import it again") from None
 
 
+def asked() -> bentoml.Model:
+    """The model to begin with: the one of the settings, the one that a Bento was packed with, or the newest."""
+    packed = str(svc.bento.info.all_models[0].tag) if svc.bento else NAME
+    return find(SETTINGS.model or packed)
+
+
 def load_model(model: bentoml.Model, bento: str) -> Loaded:
     """Loads model.onnx out of a stored model, whatever folders are around it. Raises StartError."""
     files = sorted(Path(model.path).rglob("*.onnx"), key=lambda file: (file.name != "model.onnx", len(file.parts)))
@@ -301,19 +307,35 @@ class Digits:
     stored = bentoml.models.BentoModel(find(SETTINGS.model or NAME).tag)  # what `bentoml build` packs, by its exact tag
 
     def __init__(self) -> None:
-        packed = svc.bento  # inside a Bento, the model that was packed is the model that is served
-        self.bento = str(packed.tag) if packed else ""
-        self.follows = not SETTINGS.model and not packed
-        pinned = str(packed.info.all_models[0].tag) if packed else NAME
+        self.bento = str(svc.bento.tag) if svc.bento else ""
+        self.follows = not SETTINGS.model and not svc.bento
         self.generations: dict[int, Loaded] = {}
         self.latest = -1
-        self.take(load_model(find(SETTINGS.model or pinned), self.bento))
+        self.take(self.first())
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
         """Runs once, before any worker: a model that can't be served ends the start here."""
-        Digits()
+        load_model(asked(), "")
+
+    def first(self) -> Loaded:
+        """What a worker begins with. One that starts again while the newest can't be served takes the one before it.
+
+        Raises StartError.
+        """
+        newest = asked()
+        try:
+            return load_model(newest, self.bento)
+        except StartError as error:
+            if not self.follows:
+                raise
+            log.warning("%s", error)
+            older = [model for model in bentoml.models.list(NAME) if model.tag != newest.tag]
+            for model in sorted(older, key=lambda model: model.creation_time, reverse=True):
+                with contextlib.suppress(StartError):
+                    return load_model(model, self.bento)
+            raise
 
     def take(self, loaded: Loaded) -> None:
         """Answers with this model from the next batch on; batches under way finish with theirs."""

@@ -11,6 +11,7 @@ import json
 import resource
 from typing import Any
 
+import httptools
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -55,18 +56,53 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.in_head = False
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.feed(data)
+        except httptools.HttpParserError:
+            self.malformed()
         if self.in_head or self.is_resting():
             if self.waiting is None:  # more bytes buy no more time
                 self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
         elif self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
+
+    def feed(self, data: bytes) -> None:
+        """Parses what has come. An offer to speak another protocol is passed over, as RFC 9110 7.8 allows.
+
+        The parser stops behind the head of a request that makes one (Java's HTTP client offers HTTP/2 with the first
+        of its requests): another takes over, from the same head without the offer.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            method = self.parser.get_method()
+            if method == b"CONNECT":  # its target is no path
+                self.malformed()
+                return
+            lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+            lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            self.feed(b"\r\n".join([*lines, b"", b""]) + data[offer.args[0] :])
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client may say that it sends no more and wait for its answer: whether there is one to wait for."""
+        waits = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if waits:
+            self.cycle.keep_alive = False
+        return waits
 
     def is_resting(self) -> bool:
         """Whether no request is being worked on."""
@@ -94,7 +130,7 @@ class Connection(HttpToolsProtocol):
             self.stuck = None
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+    def malformed(self) -> None:
         self.refuse(Refusal(400, "malformed_request", "this is not HTTP/1.1 as RFC 9112 has it"))
 
     def refuse(self, refusal: Refusal) -> None:

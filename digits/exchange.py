@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from digits.requests import Refusal, authorised, boundary_of, busy, too_large
-from digits.settings import Settings
+from digits.settings import FORM_BYTES, Settings
 from digits.telemetry import Telemetry
 
 Message = MutableMapping[str, Any]
@@ -23,7 +23,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("bentoml.digits")
 LINGER_SECONDS = 3.0
 SMALL_BODY = 65_536
-FORM_BYTES = 4096  # boundaries and headers around one picture
+SMALL_BODY_SECONDS = 0.2  # until a small body that was announced is here, unless it never comes
 
 
 class Gate:
@@ -44,6 +44,7 @@ class Exchange:
         "declared",
         "gate",
         "headers",
+        "held",
         "limit",
         "model",
         "pending",
@@ -62,6 +63,7 @@ class Exchange:
         self.pending = self.declared > 0 or b"transfer-encoding" in self.headers
         self.boundary: bytes | None = None
         self.limit = 0
+        self.held = 0
         self.model = ""
 
     async def run(self, handler: Callable[[Exchange], Awaitable[bytes]], limit: int) -> int:
@@ -69,12 +71,12 @@ class Exchange:
 
         The handler may raise Refusal; anything else it raises is a 500 and goes to the log.
         """
-        gate, held = self.gate, 0
+        gate = self.gate
         gate.in_progress += 1
         gate.telemetry.begin()
         try:
             async with asyncio.timeout(gate.settings.timeout):
-                held = self.admit(limit)
+                self.admit(limit)
                 content = await handler(self)
             return await self.answer(200, content)
         except Refusal as refusal:
@@ -91,29 +93,24 @@ class Exchange:
             return await self.refuse(Refusal(500, "internal_error", "something went wrong; the server's log says what"))
         finally:
             gate.in_progress -= 1
-            gate.buffered -= held
+            self.release()
             gate.telemetry.end()
 
-    def admit(self, limit: int) -> int:
-        """Checks all that can be checked before the body comes. Gives the bytes reserved for it. Raises Refusal."""
+    def admit(self, limit: int) -> None:
+        """Checks all that can be checked before the body comes. Raises Refusal."""
         gate, settings, headers = self.gate, self.gate.settings, self.headers
         if gate.key and not authorised(headers, gate.key):
             raise Refusal(401, "unauthorized", "send the API key as X-API-Key", {"WWW-Authenticate": "Bearer"})
         if gate.in_progress > settings.max_concurrency:
             raise busy(f"{settings.max_concurrency} requests are being worked on; try again in a second")
         if not limit:
-            return 0
-        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return
+        if headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
             raise Refusal(415, "unsupported_encoding", "send the image without Content-Encoding")
         self.boundary = boundary_of(headers.get(b"content-type", b""))
         self.limit = limit if self.boundary is None else limit + FORM_BYTES
-        size = self.declared if self.declared >= 0 else self.limit if self.pending else 0
-        if size > self.limit:
+        if self.declared > self.limit:
             raise too_large(limit)
-        if gate.buffered + size > settings.max_buffered_bytes:
-            raise busy("too many bytes are being received; try again in a second")
-        gate.buffered += size
-        return size
 
     @property
     def explain(self) -> bool:
@@ -123,20 +120,36 @@ class Exchange:
         return (asked or self.headers.get(b"x-digits-explain", b"").decode("latin-1")) in ("1", "true", "yes")
 
     async def body(self) -> bytes:
-        """The whole body. Raises Refusal 413 as soon as it is longer than the limit."""
-        parts, size, more = [], 0, True
-        while more:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError
-            part = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-            if size > self.limit:
-                raise too_large(self.limit)
-            more = message.get("more_body", False)
+        """The whole body. Raises Refusal 413 as soon as it is longer than the limit, 503 where all bodies are too much.
+
+        What counts is what has come: a length is easily declared.
+        """
+        gate, parts, more = self.gate, [], True
+        try:
+            while more:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionResetError
+                part = message.get("body", b"")
+                parts.append(part)
+                self.held += len(part)
+                gate.buffered += len(part)
+                if self.held > self.limit:
+                    raise too_large(self.limit)
+                if gate.buffered > gate.settings.max_buffered_bytes:
+                    raise busy("too many bytes are being received; try again in a second")
+                more = message.get("more_body", False)
+        except BaseException:  # what came makes room before the rest is waited for
+            parts.clear()
+            self.release()
+            raise
         self.pending = False
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def release(self) -> None:
+        """Takes the body out of the count of those that are held."""
+        self.gate.buffered -= self.held
+        self.held = 0
 
     async def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> int:
         """Sends JSON. Where a refused body is still coming, the answer goes first and the body is taken in after it."""
@@ -153,18 +166,18 @@ class Exchange:
             content = b""
         await self.send({"type": "http.response.body", "body": content, "more_body": lingering})
         if lingering:
-            await self.take_in()
+            await self.take_in(LINGER_SECONDS)
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
         return status
 
-    async def take_in(self) -> None:
+    async def take_in(self, seconds: float) -> None:
         """Takes in the rest of a refused body, within reason.
 
         A connection that is closed on a client which still sends is reset, and the answer lost with it (RFC 9112 9.6).
         """
-        left = 2 * self.gate.settings.max_bytes
+        left = 2 * max(self.limit, self.gate.settings.max_bytes)
         try:
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(seconds):
                 while left > 0:
                     message = await self.receive()
                     left -= len(message.get("body", b""))
@@ -177,6 +190,7 @@ class Exchange:
     async def refuse(self, refusal: Refusal) -> int:
         """Sends an error in the shape that all errors have."""
         self.gate.telemetry.error(refusal.code)
-        if self.pending and 0 < self.declared <= SMALL_BODY and refusal.status != 408:
-            await self.take_in()  # it is here already, or as good as: the connection can be kept
+        small = 0 < self.declared <= SMALL_BODY
+        if self.pending and small and refusal.status != 408 and b"expect" not in self.headers:
+            await self.take_in(SMALL_BODY_SECONDS)  # it is here already, or as good as: the connection can be kept
         return await self.answer(refusal.status, json.dumps(refusal.body()).encode(), refusal.headers)

@@ -27,6 +27,7 @@ from digits.settings import Settings
 from digits.telemetry import Telemetry
 
 log = logging.getLogger("bentoml.digits")
+NOT_FOUND = Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
 CHUNK = 16  # pictures of a batch that are decoded and handed to the model together
 
 
@@ -105,17 +106,22 @@ class Front:
         """Hands on what belongs to the application behind. Gives the route, one of a fixed few, and the status."""
         route = path if path in self.routes else next((p for p in self.prefixes if path.startswith(p)), None)
         if route is None:
-            refusal = Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
-            return "other", await Exchange(self.gate, scope, receive, send).refuse(refusal)
+            return "other", await Exchange(self.gate, scope, receive, send).refuse(NOT_FOUND)
+        if scope["method"] not in ("GET", "HEAD"):
+            refusal = Refusal(405, "method_not_allowed", f"use GET for {route}", {"Allow": "GET, HEAD"})
+            return route, await Exchange(self.gate, scope, receive, send).refuse(refusal)
         status = 500
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            if status != 404:
+                await send(message)
 
         await self.behind(scope, receive, watched)
+        if status == 404:  # said in plain text there
+            await Exchange(self.gate, scope, receive, send).refuse(NOT_FOUND)
         return route, status
 
     async def predict(self, exchange: Exchange) -> bytes:

@@ -107,6 +107,9 @@ def multipart(body: bytes, boundary: bytes, field: str, limit: int) -> list[byte
     Raises Refusal 400 for a body that is broken, cut short or without that field, 413 for too many parts.
     """
     parts = _Parts(field.encode(), limit)
+    first = b"--" + boundary
+    if not body.startswith(first) and (preamble := body.find(b"\r\n" + first)) >= 0:
+        body = body[preamble + 2 :]  # RFC 2046 5.1.1: what is before the first boundary is to be ignored
     names = ("part_begin", "header_field", "header_value", "header_end", "part_data", "part_end", "end")
     callbacks = {f"on_{name}": getattr(parts, f"on_{name}") for name in names}
     try:

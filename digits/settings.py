@@ -11,6 +11,7 @@ from typing import Any
 PREFIX = "DIGITS_"
 LINKS = ("DIGITS_SERVICE_", "DIGITS_PORT")  # Kubernetes tells these to every pod beside a Service called digits
 MIB = 2**20
+FORM_BYTES = 4096  # boundaries and headers around one picture
 
 
 class SettingsError(ValueError):
@@ -93,10 +94,11 @@ def load(environment: Mapping[str, str]) -> Settings:
         name = known[variable]
         values[name] = _number(variable, name, text.strip()) if name in RANGES else _word(variable, name, text.strip())
     settings = Settings(**values)
-    if settings.max_buffered_bytes < max(settings.max_bytes, settings.max_batch_bytes):
+    longest = max(settings.max_bytes, settings.max_batch_bytes) + FORM_BYTES
+    if settings.max_buffered_bytes < longest:
         raise SettingsError(
             f"DIGITS_MAX_BUFFERED_BYTES={settings.max_buffered_bytes} is less than one request may have"
-            f" ({max(settings.max_bytes, settings.max_batch_bytes)}: DIGITS_MAX_BYTES, DIGITS_MAX_BATCH_BYTES)"
+            f" ({longest}: the larger of DIGITS_MAX_BYTES and DIGITS_MAX_BATCH_BYTES, and {FORM_BYTES} for its form)"
         )
     return settings
 

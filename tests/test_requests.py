@@ -59,6 +59,12 @@ def test_no_damage_makes_anything_but_parts_or_a_refusal(position: int, damage: 
     assert len(found) <= 4
 
 
+def test_what_is_before_the_first_boundary_is_no_part_and_no_mistake() -> None:
+    body, _ = form([("image", b"one"), ("image", b"two")])
+    for preamble in (b"\r\n", b"This is a message in MIME format.\r\n", b"--other\r\nx\r\n"):
+        assert multipart(preamble + body, b"limit", "image", 2) == [b"one", b"two"]
+
+
 def test_more_parts_than_allowed_are_refused_while_they_are_read() -> None:
     with pytest.raises(Refusal) as refused:
         multipart(form([("images", b"x")] * 50)[0], b"limit", "images", 3)

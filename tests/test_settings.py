@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from digits.settings import Settings, SettingsError, describe, load
+from digits.settings import FORM_BYTES, Settings, SettingsError, describe, load
 
 
 def test_nothing_set_means_the_defaults_and_other_variables_are_not_ours() -> None:
@@ -60,6 +60,13 @@ def test_a_wrong_value_or_name_is_one_line_that_names_the_variable(name: str, va
         load({f"DIGITS_{name}": value})
     assert f"DIGITS_{name}" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_as_many_bytes_as_the_longest_request_may_have_with_its_form_can_be_held_at_once() -> None:
+    longest = {"DIGITS_MAX_BYTES": "64k", "DIGITS_MAX_BATCH_BYTES": "64k"}
+    assert load({**longest, "DIGITS_MAX_BUFFERED_BYTES": "68k"}).max_buffered_bytes == 64 * 1024 + FORM_BYTES
+    with pytest.raises(SettingsError, match="for its form"):
+        load({**longest, "DIGITS_MAX_BUFFERED_BYTES": "67k"})
 
 
 def test_a_key_is_never_shown() -> None:

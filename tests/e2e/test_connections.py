@@ -139,10 +139,55 @@ def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(s
     assert strict.post("/predict", png()).status == 200
 
 
+def posted(picture: bytes, *headers: bytes) -> bytes:
+    lines = [b"Content-Length: %d" % len(picture), *headers]
+    return HEAD + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + picture
+
+
+@pytest.mark.parametrize("step", [10_000, 7])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    strict: Server, step: int, protocol: bytes
+) -> None:
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + protocol, b"HTTP2-Settings: AAMAAABk")
+    asked = b"".join(posted(picture, *offer) for picture in pictures(2)) + posted(png(), b"Connection: close")
+    with connect(strict) as link:
+        for start in range(0, len(asked), step):
+            link.sendall(asked[start : start + step])
+        received = to_the_end(link)
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 3, received
+    answers = [json.loads(part.split(b"\r\n\r\n")[1]) for part in received.split(b"HTTP/1.1 200 OK")[1:]]
+    alone = [strict.post("/predict", picture).json for picture in [*pictures(2), png()]]
+    assert answers == alone
+
+
+def test_a_client_that_says_it_sends_no_more_still_gets_its_answers(strict: Server) -> None:
+    with connect(strict) as link:
+        link.sendall(posted(png()) * 3)
+        link.shutdown(socket.SHUT_WR)
+        assert to_the_end(link).count(b"HTTP/1.1 200 OK") == 3
+    with connect(strict) as link:  # but half a request is none
+        link.sendall(posted(png())[:-1])
+        link.shutdown(socket.SHUT_WR)
+        assert to_the_end(link) == b""
+
+
+def test_a_refused_client_that_would_wait_to_be_asked_for_its_body_is_not_asked(strict: Server) -> None:
+    with connect(strict) as link:
+        link.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n")
+        link.sendall(b"Expect: 100-continue\r\n\r\n")
+        received = to_the_end(link)
+    assert received.startswith(b"HTTP/1.1 415")
+    assert error_of(received) == ("415", "unsupported_media_type")
+
+
 TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a client that takes the port for an HTTPS one
 
 
-@pytest.mark.parametrize("sent", [TLS, b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"])
+CONNECT = b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [TLS, b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n", CONNECT])
 def test_what_is_not_http_gets_an_error_in_the_shape_that_all_errors_have(strict: Server, sent: bytes) -> None:
     with connect(strict) as link:
         link.sendall(sent)

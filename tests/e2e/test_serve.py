@@ -105,6 +105,8 @@ def test_wrong_methods_paths_and_encodings_are_refused_in_the_same_shape(server:
     assert (server.get("/nowhere").status, server.get("/nowhere").code) == (404, "not_found")
     zipped = server.post("/predict", png(), **{"Content-Encoding": "gzip"})
     assert (zipped.status, zipped.code) == (415, "unsupported_encoding")
+    for plain in ("identity", "Identity", ""):
+        assert server.post("/predict", png(), **{"Content-Encoding": plain}).status == 200
     alone = server.post("/predict_batch", png())
     assert (alone.status, alone.code) == (415, "unsupported_media_type")
 
@@ -146,6 +148,14 @@ def test_an_endless_chunked_body_is_refused_at_the_limit(home: Path) -> None:
         for _ in range(5):  # 80 KiB, and no end of it
             link.sendall(b"4000\r\n" + bytes(0x4000) + b"\r\n")
         assert link.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_a_batch_beyond_the_limit_is_told_so_by_an_answer_and_not_by_a_reset(home: Path) -> None:
+    body, headers = form([("images", bytes(2**22))])
+    with Server(home, DIGITS_MAX_BYTES="64k", DIGITS_MAX_BATCH_BYTES="4000k") as small:
+        for _ in range(5):
+            reply = small.request("POST", "/predict_batch", body, headers)
+            assert (reply.status, reply.code) == (413, "too_large")
 
 
 def test_a_batch_is_answered_in_order_and_a_bad_picture_spoils_no_other(server: Server) -> None:
@@ -265,6 +275,20 @@ def test_nothing_that_a_client_writes_comes_back_as_a_header(server: Server) -> 
         names = [line.partition(b":")[0] for line in head.split(b"\r\n")[1:]]
         assert b"x-evil" not in names, request
         assert b"set-cookie" not in names, request
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/docs.json", "/ui/"])
+def test_what_only_gives_takes_nothing_and_says_so_in_the_same_shape(server: Server, path: str) -> None:
+    for method in ("POST", "DELETE"):
+        reply = server.request(method, path)
+        assert (reply.status, reply.code, reply.headers["allow"]) == (405, "method_not_allowed", "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/ui/nope.js", "/static_content/nope"])
+def test_a_file_that_is_not_there_is_404_in_the_same_shape(server: Server, path: str) -> None:
+    reply = server.get(path)
+    assert (reply.status, reply.code) == (404, "not_found")
+    assert server.request("HEAD", path).status == 404
 
 
 def test_bentoml_own_routes_are_still_there(server: Server) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -154,10 +155,21 @@ def test_bytes_that_are_being_received_are_bounded_over_all_requests(home: Path)
     with Server(home, **sizes) as server:
         held = half_a_request(server, bytes(60_000))
         eventually(lambda: server.metric("bentoml_service_request_in_progress") == 1)
-        assert server.post("/predict", bytes(40_000)).code == "busy"
+        assert server.post("/predict", bytes(60_000)).code == "busy"
         assert server.post("/predict", png()).status == 200
         assert rest_of(held, bytes(60_000)).status == 400
         held.close()
+
+
+def test_bytes_that_are_only_announced_take_no_room_from_others(home: Path) -> None:
+    sizes = {"DIGITS_MAX_BYTES": "64k", "DIGITS_MAX_BATCH_BYTES": "64k", "DIGITS_MAX_BUFFERED_BYTES": "80k"}
+    with Server(home, **sizes) as server, ExitStack() as links:
+        for length in (b"Content-Length: 60000", b"Transfer-Encoding: chunked"):
+            for _ in range(4):
+                link = links.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                link.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%s\r\n\r\n" % length)
+        eventually(lambda: server.metric("bentoml_service_request_in_progress") == 8)
+        assert server.post("/predict", bytes(60_000)).code == "not_an_image"
 
 
 def test_a_client_that_is_too_slow_is_cut_off_with_408(home: Path) -> None:
@@ -226,11 +238,13 @@ def test_a_new_champion_takes_over_under_load_without_a_failed_request_and_the_o
         load = [Load(server) for _ in range(4)]
         for client in load:
             client.start()
+        eventually(lambda: server.log.count("answering with digits:1") == 2)
         eventually(lambda: seen(load) == {"digits:1"})
         store(tmp_path, tiny_model(1), "2")
+        eventually(lambda: server.log.count("answering with digits:2") == 2)
         eventually(lambda: seen(load) == {"digits:2"})
         store(tmp_path, b"no model", "3")  # one that can't be served changes nothing
-        eventually(lambda: server.log.count("staying with digits:v2") == 2)
+        eventually(lambda: server.log.count("staying with digits:v2: the stored model digits:v3 can't be served") == 2)
         assert seen(load) == {"digits:2"}
         forget(tmp_path, "digits:v3")
         forget(tmp_path, "digits:v2")
@@ -245,6 +259,19 @@ def test_a_new_champion_takes_over_under_load_without_a_failed_request_and_the_o
     # What an answer says about its model is true: the same picture and model always give the same answer.
     answers = {(reply.json["model"], reply.body) for reply in replies}
     assert len(answers) == 2 * len(pictures(4))
+
+
+def test_a_worker_that_starts_again_beside_a_model_that_cannot_be_served_takes_the_one_before_it(
+    tmp_path: Path,
+) -> None:
+    store(tmp_path, tiny_model(0), "1")
+    with Server(tmp_path, DIGITS_RELOAD_SECONDS="0.2") as server:
+        store(tmp_path, b"no model", "2")
+        eventually(lambda: "staying with digits:v1" in server.log)
+        (first,) = server.workers()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: server.log.count("answering with digits:1") == 2)
+        assert server.post("/predict", png()).json["model"] == "digits:1"
 
 
 def test_a_model_named_in_the_settings_is_kept_whatever_is_added(tmp_path: Path) -> None:
