@@ -73,19 +73,22 @@ def allowed(name: str, field: FieldInfo) -> str:
         return "one of " + ", ".join(get_args(field.annotation))
     lowest = next((part.ge for part in field.metadata if hasattr(part, "ge")), None)
     highest = next((part.le for part in field.metadata if hasattr(part, "le")), None)
-    pattern = PATTERNS.get(name)
+    if any(getattr(part, "pattern", None) == VERSION for part in field.metadata):
+        return "latest, champion, challenger or a version number"
+    if name in WORDS:
+        return WORDS[name]
     if field.annotation is int:
         return f"a whole number from {lowest} to {highest}"
     if field.annotation is float:
         return f"a number from {lowest} to {highest}"
-    return pattern or "text"
+    return "text"
 
 
-PATTERNS = {
+WORDS = {
+    "limit": "0 for all pictures, or a whole number from 100 to 60000",
     "input": "a folder, a zip file, a picture or a pattern such as 'pictures/*.jpg'",
     "output": "a file name that ends in .csv or .parquet",
-    "model": "latest, champion, challenger or a version number",
-    "version": "latest, champion, challenger or a version number",
+    "model": "a version of the registry, a tag of the BentoML store or an ONNX file",
     "floor": "auto or an accuracy from 0 to 1",
     "recipe": "best, default or the id of a run that has a recipe",
     "study": "a name of letters, digits, dots, dashes and underscores",
@@ -131,7 +134,7 @@ class DataParameters(Parameters):
     @classmethod
     def _enough(cls, limit: int) -> int:
         if 0 < limit < 100:
-            raise ValueError("expected 0 for all pictures, or a whole number from 100 to 60000")
+            raise ValueError(f"expected {WORDS['limit']}")
         return limit
 
     @property
