@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,7 +99,7 @@ def _kind(data: bytes) -> str:
         return "GIF"
     if data.startswith(b"BM") and data[6:10] == b"\0\0\0\0":
         return "BMP"
-    if data.startswith((b"II*\0", b"MM\0*")):
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # + is BigTIFF
         return "TIFF"
     if len(data) < 12 and any(magic.startswith(data) for magic in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a")):
         raise ImageError("truncated_image", f"the image ends after {len(data)} bytes: send the whole file")
@@ -121,7 +122,28 @@ def _open(kind: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
         return GifImagePlugin.GifImageFile(stream)
     if kind == "BMP":
         return BmpImagePlugin.BmpImageFile(stream)
-    return TiffImagePlugin.TiffImageFile(stream)
+    return _open_tiff(data)
+
+
+def _open_tiff(data: bytes) -> TiffImagePlugin.TiffImageFile:
+    reason = "a big-endian BigTIFF"  # Pillow looks for its directory in the wrong place
+    if not data.startswith(b"MM\0+"):
+        try:
+            return TiffImagePlugin.TiffImageFile(BytesIO(data))
+        except SyntaxError as error:
+            if not _complete(data):
+                raise
+            reason = _line(error)
+    raise ImageError("unusable_image", f"the TIFF file is of a kind that can't be read ({reason}): save it as PNG", 422)
+
+
+def _complete(data: bytes) -> bool:
+    """Whether the first directory of a TIFF file is all there: Pillow goes on without what is missing."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])
+    stream = BytesIO(data)
+    start = stream.seek(directory.next)
+    directory.load(stream)
+    return bool(directory.next != start)
 
 
 def _check(kind: str, image: ImageFile.ImageFile, limits: Limits) -> None:
@@ -160,69 +182,96 @@ def _pixels(kind: str, image: ImageFile.ImageFile) -> Pixels:
         share = LONG_SIDE / long_side
         image.draft(image.mode, (max(1, int(image.width * share)), max(1, int(image.height * share))))
     image.load()
-    picture: Image.Image = image
-    factor = max(image.size) // LONG_SIDE
-    if factor >= 2 and image.mode in ("L", "RGB", "RGBA", "LA", "CMYK"):
-        picture = image.reduce(factor)
-    pixels = _as_array(picture)
-    if factor >= 2 and max(pixels.shape[:2]) >= 2 * LONG_SIDE:
-        height, width = pixels.shape[:2]
-        pixels = cv2.resize(pixels, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
+    factor = max(1, max(image.size) // LONG_SIDE)
+    numbers = _numbers(image)
+    if numbers is None:
+        pixels = _reduced(image, factor)
+        if pixels.shape[2:] in ((2,), (4,)):
+            pixels = _flattened(pixels)
+    else:
+        pixels = _eight_bits(numbers)
+        if factor > 1:
+            size = max(1, image.width // factor), max(1, image.height // factor)
+            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     if kind != "TIFF":  # Pillow turns TIFF files itself
         pixels = _upright(pixels, _orientation(image.info.get("exif", b"")))
     return np.ascontiguousarray(pixels)
 
 
-def _as_array(picture: Image.Image) -> Pixels:
-    mode = picture.mode
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _flattened(picture)
-    if mode.startswith(("I", "F")):
-        return _eight_bits(np.asarray(picture))
-    if mode not in ("L", "RGB"):
-        picture = picture.convert("L" if mode == "1" else "RGB")
-    return np.asarray(picture)
+def _numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:
+    """The greys of a picture where they are not 0 to 255, else None."""
+    form = image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
+    signed = form is not None and form[0] == 2
+    # Pillow takes all 8-bit numbers for unsigned and all 32-bit ones for signed.
+    if image.mode == "L" and signed:
+        return np.asarray(image).view(np.int8)
+    if image.mode == "I" and not signed:
+        return np.asarray(image).view(np.uint32)
+    return np.asarray(image) if image.mode.startswith(("I", "F")) else None
 
 
-def _flattened(picture: Image.Image) -> Pixels:
-    """Transparency composited: a drawing on what contrasts with it, a picture with holes on its own mean colour."""
-    if picture.mode.startswith("I"):
-        return _eight_bits(np.asarray(picture))
-    pixels = np.asarray(picture.convert("RGBA") if picture.mode != "RGBA" else picture)
-    alpha = pixels[..., 3:].astype(np.float32) / 255
-    visible = float(alpha.mean())
+def _reduced(image: Image.Image, factor: int) -> Pixels:
+    """L, RGB, LA or RGBA; in strips, as converting all of it at once takes up to twelve times a palette's memory."""
+    width, height = image.size
+    rows = 64 * factor
+    strips = (image.crop((0, top, width, min(top + rows, height))) for top in range(0, height, rows))
+    return np.concatenate([np.asarray(_plain(strip).reduce(factor)) for strip in strips])
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The picture as L, RGB, LA or RGBA."""
+    if image.mode == "La":
+        return image.convert("LA")
+    if image.mode in ("PA", "RGBa") or "transparency" in image.info:
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "LA", "RGBA"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _flattened(pixels: Pixels) -> Pixels:
+    """LA or RGBA composited: a drawing on what contrasts with it, a picture with holes on its own mean colour."""
+    picture = Image.fromarray(pixels).convert("RGBA")
+    pixels = np.asarray(picture)
+    colour, alpha = pixels[..., :3], pixels[..., 3]
+    visible = float(alpha.mean()) / 255
     if visible == 0:
-        return np.full(pixels.shape[:2], 255, np.uint8)
-    colour = pixels[..., :3].astype(np.float32)
-    if visible == 1:
-        return np.ascontiguousarray(pixels[..., :3])
-    mean = (colour * alpha).sum((0, 1)) / alpha.sum()
-    ground = mean if visible > 0.75 else np.float32(255.0 if mean @ (0.299, 0.587, 0.114) < 128 else 0.0)
-    return np.rint(colour * alpha + ground * (1 - alpha)).astype(np.uint8)
+        return np.full(alpha.shape, 255, np.uint8)
+    mean = np.einsum("hwc,hw->c", colour, alpha, dtype=np.float64) / alpha.sum()  # takes no memory, unlike a product
+    ground = mean if visible > 0.75 else np.full(3, 255 if mean @ (0.299, 0.587, 0.114) < 128 else 0)
+    red, green, blue = np.rint(ground).astype(int).tolist()
+    page = Image.new("RGB", picture.size, (red, green, blue))
+    page.paste(picture, mask=picture)
+    return np.asarray(page)
 
 
-def _eight_bits(values: NDArray[np.generic]) -> Pixels:
-    """16- and 32-bit greys as 8: the full range, or the range used where that is far from full.
+def _eight_bits(values: NDArray[Any]) -> Pixels:
+    """8-, 16- and 32-bit numbers as greys of 8: the full range, or the range used where that is far from full.
 
     A floating-point picture may hold anything: what is no number is black, and its range is that of all but one
     pixel in ten thousand at either end.
     """
+    flat = values.reshape(-1)
     if values.dtype.kind == "f":
-        finite = values[np.isfinite(values)].astype(np.float64)
+        some = flat[:: flat.size // LONG_SIDE**2 | 1]  # an odd step does not stay in the same columns
+        finite = some[np.isfinite(some)].astype(np.float64)
         if not finite.size:
             return np.zeros(values.shape, np.uint8)
         low, high = np.percentile(finite, (0.01, 99.99), method="nearest").tolist()
-        numbers = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low).clip(low, high)
     else:
-        numbers = values.astype(np.float64)
-        low, high = float(numbers.min()), float(numbers.max())
+        low, high = int(flat.min()), int(flat.max())
         if low >= 0 and 4096 <= high <= 65535:
-            return (numbers / 256).astype(np.uint8)
+            return (values >> 8).astype(np.uint8)
         if low >= 0 and high <= 255:
-            return numbers.astype(np.uint8)
+            return values.astype(np.uint8)
+    pixels = np.zeros(flat.shape, np.uint8)
     if high - low < 1e-6:
-        return np.zeros(values.shape, np.uint8)
-    return np.rint((numbers - low) * (255 / (high - low))).astype(np.uint8)
+        return pixels.reshape(values.shape)
+    for start in range(0, flat.size, LONG_SIDE**2):  # in parts: float64 takes many times the memory of the picture
+        part = flat[start : start + LONG_SIDE**2].astype(np.float64)
+        part = np.nan_to_num(part, nan=low, posinf=high, neginf=low).clip(low, high)
+        pixels[start : start + LONG_SIDE**2] = np.rint((part - low) * (255 / (high - low)))
+    return pixels.reshape(values.shape)
 
 
 def _orientation(exif: bytes) -> int:

@@ -70,8 +70,6 @@ def interpret(picture: Bytes) -> Reading:
     if max(height, width) <= THUMBNAIL:
         images = thumbnail(picture)
         return Reading(images[0][None] if len(images) == 1 else np.stack(images))
-    if min(height, width) < 4:
-        return BLANK
     if 0.9 < height / width < 1.1:
         enlarged = as_mnist(picture)
         if enlarged is not None:
@@ -96,6 +94,8 @@ class _View:
 
 def _photograph(picture: Bytes) -> Reading:
     work = inks.scaled(picture, WORK_SIDE)
+    if min(work.shape[:2]) < 4:  # a strip so thin that nothing can be written on it
+        return BLANK
     if max(work.shape[:2]) < 2 * DETAIL:
         work = np.asarray(cv2.resize(work, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), np.uint8)
     page = inks.Page(work)

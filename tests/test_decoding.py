@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from io import BytesIO
@@ -50,6 +52,36 @@ FILES = {
     "interlaced TIFF pages": encoded(drawing(), "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
     "LZW TIFF": encoded(drawing(), "TIFF", compression="tiff_lzw"),
 }
+
+
+def tiff(values: np.ndarray, big: bool = False, order: str = "<") -> bytes:
+    """A TIFF file of one strip, also of the kinds that Pillow can't write: any numbers, or a BigTIFF."""
+    tags = {
+        256: values.shape[1],
+        257: values.shape[0],
+        258: 8 * values.itemsize,
+        259: 1,
+        262: values.ndim - 1,
+        273: 16,
+        277: 3 if values.ndim == 3 else 1,
+        278: values.shape[0],
+        279: values.nbytes,
+        339: "uif".index(values.dtype.kind) + 1,
+    }
+    start = 16 + values.nbytes
+    count, entry, kind = ("Q", "HHQQ", 16) if big else ("H", "HHII", 4)
+    head = struct.pack(order + "HHHQ", 43, 8, 0, start) if big else struct.pack(order + "HI8x", 42, start)
+    directory = [struct.pack(order + entry, tag, kind, 1, value) for tag, value in tags.items()]
+    return b"".join(
+        [
+            b"II" if order == "<" else b"MM",
+            head,
+            values.astype(values.dtype.newbyteorder(order)).tobytes(),
+            struct.pack(order + count, len(tags)),
+            *directory,
+            bytes(8),
+        ]
+    )
 
 
 def code_of(data: bytes, limits: Limits | None = None) -> tuple[str, int]:
@@ -107,6 +139,59 @@ def test_the_extremes_of_32_bit_integers_keep_their_order() -> None:
     grey[:, 10:20], grey[:, 20:] = np.iinfo(np.int32).max, np.iinfo(np.int32).min
     pixels = decode(encoded(Image.fromarray(grey), "TIFF"))
     assert pixels[0, [25, 0, 15]].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
+def test_integers_of_every_size_and_sign_keep_their_order(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    values = np.linspace(limits.min, limits.max, 256).astype(dtype)
+    grey = decode(tiff(values.repeat(2).reshape(16, 32))).ravel()
+    assert (np.diff(grey.astype(int)) >= 0).all()
+    assert (grey[0], grey[-1]) == (0, 255)
+
+
+def test_scattered_extremes_do_not_change_a_large_floating_point_picture() -> None:
+    grey = np.asarray(drawing().convert("L").resize((3000, 2000))).astype(np.float32) / 255
+    spoilt = grey.copy()
+    chance = np.random.default_rng(0)
+    for extreme in (np.nan, np.inf, -np.inf, 3e38, -3e38):
+        spoilt[chance.integers(0, 2000, 100), chance.integers(0, 3000, 100)] = extreme
+    limits = Limits(max_bytes=30_000_000)
+    assert np.abs(decode(tiff(spoilt), limits).astype(int) - decode(tiff(grey), limits)).mean() < 0.2
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_a_bigtiff_decodes_to_the_same_as_a_tiff(dtype: str) -> None:
+    values = np.asarray(drawing().convert("L")).astype(dtype)
+    assert np.array_equal(decode(tiff(values, big=True)), decode(tiff(values)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(np.ones((20, 20), "f2")),
+        tiff(np.ones((20, 20), "f8"), order=">"),
+        tiff(np.ones((20, 20), "u8")),
+        tiff(np.ones((20, 20, 3), "f4")),
+        tiff(np.ones((20, 20, 3), "f4"), big=True),
+        tiff(np.ones((20, 20), "u1"), big=True, order=">"),
+        tiff(np.ones((20, 20), "u1")).replace(
+            struct.pack("<HHII", 259, 4, 1, 1), struct.pack("<HHII", 259, 4, 1, 34712)
+        ),
+    ],
+    ids=["float16", "float64", "uint64", "RGB float32", "RGB float32 BigTIFF", "big-endian BigTIFF", "JPEG 2000"],
+)
+def test_a_whole_tiff_of_a_kind_that_is_not_read_is_unusable(data: bytes) -> None:
+    assert code_of(data) == ("unusable_image", 422)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about what is missing
+@pytest.mark.parametrize("kind", ["interlaced TIFF pages", "LZW TIFF"])
+def test_a_tiff_cut_short_anywhere_before_its_last_tag_is_called_truncated(kind: str) -> None:
+    data = FILES[kind]
+    (start,) = struct.unpack_from("<I", data, 4)
+    end = start + 2 + 12 * struct.unpack_from("<H", data, start)[0]
+    assert {code_of(data[:cut]) for cut in range(12, end)} == {("truncated_image", 400)}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -228,6 +313,34 @@ def test_a_large_jpeg_comes_back_reduced_but_not_below_the_working_size() -> Non
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_other_large_pictures_come_back_reduced(kind: str) -> None:
     assert max(decode(encoded(drawing((3000, 2100)), kind)).shape) < 2 * LONG_SIDE
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from digits.decoding import decode
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+data = sys.stdin.buffer.read()
+before = peak()
+decode(data)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "PA", "LAB", "I;16", "I", "F"])
+def test_a_large_picture_takes_at_most_a_dozen_bytes_a_pixel(mode: str) -> None:
+    side = 4000
+    image = Image.new(mode, (side, side))
+    image.paste(Image.new(mode, (side // 4, side // 2), 1 if mode == "1" else 200), (side // 3, side // 4))
+    if mode in ("1", "L", "P", "RGB"):
+        data = encoded(image, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)
+    else:
+        data = encoded(image, "TIFF", compression="tiff_lzw")
+    done = subprocess.run([sys.executable, "-c", MEASURE], input=data, capture_output=True, check=True, timeout=60)
+    assert int(done.stdout) < 12.5 * side**2
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", *(data[:n] for data in FILES.values() for n in (4, 12, 40))]))

@@ -184,6 +184,15 @@ def test_extreme_shapes_are_read(shape: tuple[int, int]) -> None:
     assert interpret(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).images.shape[1:] == (28, 28)
 
 
+@pytest.mark.parametrize("colours", [(), (3,)])
+@pytest.mark.parametrize("shape", [(4, 1068), (10, 2670), (10, 3000), (12, 9000), (60, 17_000)])
+def test_a_strip_too_thin_to_write_on_is_blank_either_way_up(shape: tuple[int, int], colours: tuple[int, ...]) -> None:
+    strip = np.full(shape + colours, 230, np.uint8)
+    strip[1:-1, 500:600] = 20
+    assert interpret(strip).blank
+    assert interpret(np.ascontiguousarray(strip.swapaxes(0, 1))).blank
+
+
 @pytest.mark.parametrize(
     "bad",
     [np.zeros((4, 4), np.float32), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4), np.uint8)],
