@@ -212,6 +212,8 @@ def _numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:
 
 def _reduced(image: Image.Image, factor: int) -> Pixels:
     """L, RGB, LA or RGBA; in strips, as converting all of it at once takes up to twelve times a palette's memory."""
+    if factor == 1:
+        return np.asarray(_plain(image))
     width, height = image.size
     rows = 64 * factor
     strips = (image.crop((0, top, width, min(top + rows, height))) for top in range(0, height, rows))
