@@ -106,7 +106,7 @@ def load_test(data: Data) -> Split:
     """
     test = _bundled("test") if data.root is None else _mnist("test", data.root)
     if data.limit is not None:
-        test = _subset(test, max(200, data.limit // 5))
+        test = _subset(test, max(min(data.limit, 200), data.limit // 5))
     return test
 
 

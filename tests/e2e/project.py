@@ -18,7 +18,7 @@ from mlflow.entities import Run, ViewType
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 900  # seconds until something counts as stuck; no test measures time
 MNIST_ROOT = os.environ.get("MNIST_ROOT", "")
-SMALL = {"limit": 300, "epochs": 2, "trials": 2, "tune_minutes": 60, "photographs": 80, "outliers": 60, "floor": 0.0}
+SMALL = {"limit": 100, "epochs": 2, "trials": 2, "tune_minutes": 60, "photographs": 40, "outliers": 40, "floor": 0.0}
 
 
 class Project:
