@@ -30,7 +30,7 @@ test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 serve: $(READY)  ## the service on http://localhost:3000
 	@$(BIN)/bentoml serve service:svc

@@ -1,7 +1,8 @@
 """One connection of the HTTP server: uvicorn's, with an end to waiting for a client that sends or reads nothing.
 
 uvicorn closes a connection that rests after an answer. It waits for ever on one that never asks, that sends its headers
-a byte at a time, or that does not read its answer, and it takes in any number of them (Slowloris and its kin).
+a byte at a time, or that does not read its answer, and it takes in any number of them (Slowloris and its kin), and
+headers of any length.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -18,7 +20,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from digits.requests import Refusal, busy
 from digits.settings import Settings
 
-PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
+
+
+def malformed() -> Refusal:
+    return Refusal(400, "malformed_request", "this is not HTTP/1.1 as RFC 9112 has it")
+
+
+def head_too_large() -> Refusal:
+    return Refusal(431, "headers_too_large", f"the request's line and headers are longer than {HEAD_BYTES:,} bytes")
 
 
 class Connection(HttpToolsProtocol):
@@ -36,6 +46,7 @@ class Connection(HttpToolsProtocol):
         self.waiting: asyncio.TimerHandle | None = None
         self.stuck: asyncio.TimerHandle | None = None
         self.in_head = False
+        self.fruitless = 0  # bytes since the last of a body or the end of a head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -56,8 +67,15 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.in_head = False
+        if self.fruitless > HEAD_BYTES and sum(len(k) + len(v) for k, v in self.headers) + len(self.url) > HEAD_BYTES:
+            raise head_too_large()
+        self.fruitless = 0
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.fruitless = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
@@ -67,10 +85,15 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
+        self.fruitless += len(data)
         try:
             self.feed(data)
-        except httptools.HttpParserError:
-            self.malformed()
+            if self.fruitless > HEAD_BYTES and (self.in_head or not self.is_resting()):
+                raise head_too_large()
+        except (httptools.HttpParserError, Refusal) as error:
+            causes = (error, error.__context__)  # the parser wraps what is raised while it parses
+            self.refuse(next((cause for cause in causes if isinstance(cause, Refusal)), malformed()))
+            return
         if self.in_head or self.is_resting():
             if self.waiting is None:  # more bytes buy no more time
                 self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
@@ -89,8 +112,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as offer:
             method = self.parser.get_method()
             if method == b"CONNECT":  # its target is no path
-                self.malformed()
-                return
+                raise malformed() from None
             lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
             lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
             self.parser = httptools.HttpRequestParser(self)
@@ -130,11 +152,11 @@ class Connection(HttpToolsProtocol):
             self.stuck = None
         super().resume_writing()
 
-    def malformed(self) -> None:
-        self.refuse(Refusal(400, "malformed_request", "this is not HTTP/1.1 as RFC 9112 has it"))
-
     def refuse(self, refusal: Refusal) -> None:
-        """The last words on a connection: an error in the shape that all errors have, before there is a request."""
+        """The last words on a connection: an error in the shape that all errors have, unless an answer has begun."""
+        if not self.is_resting() and self.cycle.response_started:
+            self.transport.close()
+            return
         content = json.dumps(refusal.body()).encode()
         headers = {
             "content-type": "application/json",
@@ -142,7 +164,10 @@ class Connection(HttpToolsProtocol):
             "connection": "close",
             **{name.lower(): value for name, value in refusal.headers.items()},
         }
-        lines = [f"HTTP/1.1 {refusal.status} {PHRASES[refusal.status]}", *(f"{k}: {v}" for k, v in headers.items())]
+        lines = [
+            f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}",
+            *(f"{k}: {v}" for k, v in headers.items()),
+        ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + content)
         self.transport.close()
 

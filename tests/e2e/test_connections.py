@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_fuzz import memory
 from tests.serving import PATIENCE, Server, ask, form, pictures, png
 
 IDLE = 10_000
@@ -179,6 +180,36 @@ def test_a_refused_client_that_would_wait_to_be_asked_for_its_body_is_not_asked(
         received = to_the_end(link)
     assert received.startswith(b"HTTP/1.1 415")
     assert error_of(received) == ("415", "unsupported_media_type")
+
+
+@pytest.mark.parametrize("drop", [b"x", b": y\r\nx"])
+def test_headers_without_end_are_cut_off_and_take_no_memory(server: Server, drop: bytes) -> None:
+    (worker,) = server.workers()
+    before = memory(worker)
+    with connect(server) as link:
+        link.sendall(HEAD + b"x")
+        received = b""
+        try:
+            for _ in range(1_000):
+                link.sendall(drop * 10_000)
+        except ConnectionError:
+            received = to_the_end(link)
+    assert memory(worker) - before < 16
+    assert received == b"" or error_of(received) == ("431", "headers_too_large")  # what is unread may be reset
+    with connect(server) as link:
+        link.sendall(HEAD + b"X-Long: " + b"x" * 70_000)
+        assert error_of(to_the_end(link)) == ("431", "headers_too_large")
+
+
+def test_trailers_without_end_are_cut_off(server: Server) -> None:
+    with connect(server) as link, pytest.raises(ConnectionError):
+        link.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        for _ in range(1_000):
+            link.sendall(b"x: y\r\n" * 10_000)
+
+
+def test_long_headers_that_are_within_the_limit_are_read_beside_a_large_body(server: Server) -> None:
+    assert server.post("/predict", bytes(10**6), **{"X-Long": "x" * 60_000}).code == "not_an_image"
 
 
 TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a client that takes the port for an HTTPS one
