@@ -164,10 +164,8 @@ class Connection(HttpToolsProtocol):
             "connection": "close",
             **{name.lower(): value for name, value in refusal.headers.items()},
         }
-        lines = [
-            f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}",
-            *(f"{k}: {v}" for k, v in headers.items()),
-        ]
+        first = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"
+        lines = [first, *(f"{name}: {value}" for name, value in headers.items())]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + content)
         self.transport.close()
 

@@ -202,10 +202,10 @@ def test_headers_without_end_are_cut_off_and_take_no_memory(server: Server, drop
 
 
 def test_trailers_without_end_are_cut_off(server: Server) -> None:
-    with connect(server) as link, pytest.raises(ConnectionError):
+    with connect(server) as link:
         link.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
-        for _ in range(1_000):
-            link.sendall(b"x: y\r\n" * 10_000)
+        with pytest.raises(ConnectionError):
+            link.sendall(b"x: y\r\n" * 10_000_000)
 
 
 def test_long_headers_that_are_within_the_limit_are_read_beside_a_large_body(server: Server) -> None:
