@@ -8,6 +8,8 @@ Nothing but ImageError escapes for any bytes, and no pixel is decoded before the
 from __future__ import annotations
 
 import struct
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -32,6 +34,7 @@ Pixels = NDArray[np.uint8]
 ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 # Larger pictures are reduced while they are decoded: a digit a twentieth as high as the picture still has 50 pixels.
 LONG_SIDE = 1024
+LARGE = 25_000_000  # pixels, twice a phone's photograph
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -57,7 +60,8 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
 
     The content decides on the format, not a name. EXIF rotation is applied, transparency composited on what the
     visible part contrasts with, of a multi-page TIFF or MPO the first picture taken. Pictures with a long side over
-    2 × LONG_SIDE are reduced by a whole factor to at least LONG_SIDE.
+    2 × LONG_SIDE are reduced by a whole factor to at least LONG_SIDE. Takes up to 16 bytes of memory a pixel, so
+    that pictures of more than LARGE pixels are decoded one at a time, whatever the number of threads.
 
     Raises ImageError: empty_body, not_an_image, truncated_image (400), too_large (413), animated_image,
     too_many_pixels, unusable_image (422).
@@ -70,9 +74,12 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         )
     kind = _kind(data)
     try:
-        image = _open(kind, data, limits)
-        _check(kind, image, limits)
-        return _pixels(kind, image)
+        # libwebp allocates the whole canvas as soon as it is opened, the others when pixels are asked for.
+        with _turn(*(_webp_size(data) if kind == "WebP" else (0, 0))):
+            image = _open(kind, data, limits)
+            _check(kind, image, limits)
+            with _turn(*image.size):
+                return _pixels(kind, image)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -85,6 +92,14 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         raise ImageError(
             "truncated_image", f"the {kind} file is cut short or damaged ({_line(error)}): send it again, whole"
         ) from error
+
+
+_one_large = threading.RLock()
+
+
+def _turn(width: int, height: int) -> AbstractContextManager[Any]:
+    """Makes a large picture wait for the one before it."""
+    return _one_large if width * height > LARGE else nullcontext()
 
 
 def _kind(data: bytes) -> str:
@@ -109,7 +124,7 @@ def _kind(data: bytes) -> str:
 def _open(kind: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
     """Reads the header. The plugins are called by name: Image.open would consult all of Pillow's formats and warn by
     global settings."""
-    if kind == "WebP":  # libwebp allocates the whole canvas as soon as it is opened
+    if kind == "WebP":
         _check_size("WebP", *_webp_size(data), limits)
     stream = BytesIO(data)
     if kind == "PNG":

@@ -6,8 +6,10 @@ import random
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from digits import decoding
 from digits.decoding import LONG_SIDE, ImageError, Limits, decode
 
 
@@ -365,3 +368,31 @@ def test_damaged_files_raise_nothing_but_image_errors(kind: str, seed: int) -> N
         return
     assert pixels.dtype == np.uint8
     assert pixels.ndim in (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WebP", "GIF"])
+def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_meanwhile(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "LARGE", 1_000)
+    large, small = encoded(drawing(), kind), encoded(drawing((20, 20)), kind)
+    begun, may_end, at_work, most = threading.Event(), threading.Event(), [], []
+    real = decoding._pixels
+
+    def slow(kind: str, image: Any) -> Any:
+        if image.width > 20:
+            at_work.append(1)
+            most.append(len(at_work))
+            begun.set()
+            assert may_end.wait(60)
+            at_work.pop()
+        return real(kind, image)
+
+    monkeypatch.setattr(decoding, "_pixels", slow)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(decode, large) for _ in range(2)]
+        assert begun.wait(60)
+        assert pool.submit(decode, small).result(60).shape[:2] == (20, 20)
+        may_end.set()
+        assert [future.result(60).shape[:2] for future in waiting] == [(40, 60)] * 2
+    assert most == [1, 1]
