@@ -94,7 +94,7 @@ def _cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=8_192, help="digits in an epoch of each round; 55000 for the whole, ten minutes")
+    parser.add_argument("--images", type=int, default=8_192, help="digits in an epoch; 55000: the whole, ten minutes")
     parser.add_argument("--batch-size", type=int, default=Recipe().batch_size)
     parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("MNIST_ROOT", "data")))
     arguments = parser.parse_args()
