@@ -75,8 +75,10 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
     kind = _kind(data)
     try:
         # libwebp allocates the whole canvas as soon as it is opened, the others when pixels are asked for.
-        with _turn(*(_webp_size(data) if kind == "WebP" else (0, 0))):
-            image = _open(kind, data, limits)
+        canvas = _webp_size(data) if kind == "WebP" else (0, 0)
+        _check_size(kind, *canvas, limits)
+        with _turn(*canvas):
+            image = _open(kind, data)
             _check(kind, image, limits)
             with _turn(*image.size):
                 return _pixels(kind, image)
@@ -121,11 +123,9 @@ def _kind(data: bytes) -> str:
     raise ImageError("not_an_image", f"the content is not an image that can be read: expected {ACCEPTED}")
 
 
-def _open(kind: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
+def _open(kind: str, data: bytes) -> ImageFile.ImageFile:
     """Reads the header. The plugins are called by name: Image.open would consult all of Pillow's formats and warn by
     global settings."""
-    if kind == "WebP":
-        _check_size("WebP", *_webp_size(data), limits)
     stream = BytesIO(data)
     if kind == "PNG":
         return PngImagePlugin.PngImageFile(stream)

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from digits.classifier import Classifier
 from digits.exchange import App, Exchange, Gate, Message, Receive, Scope, Send
 from digits.imaging import ImageError, Limits, Reading, read
-from digits.requests import Refusal, is_small, multipart
+from digits.requests import Refusal, is_small, multipart, not_allowed
 from digits.settings import Settings
 from digits.telemetry import Telemetry
 
 log = logging.getLogger("bentoml.digits")
 NOT_FOUND = Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
+READING = ("GET", "HEAD")
 CHUNK = 16  # pictures of a batch that are decoded and handed to the model together
 
 
@@ -75,7 +76,7 @@ class Front:
         self.handlers: dict[str, tuple[Callable[[Exchange], Awaitable[bytes]], tuple[str, ...], int]] = {
             "/predict": (self.predict, ("POST",), settings.max_bytes),
             "/predict_batch": (self.predict_batch, ("POST",), settings.max_batch_bytes),
-            "/model": (self.model, ("GET", "HEAD"), 0),
+            "/model": (self.model, READING, 0),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,31 +86,28 @@ class Front:
         started = time.perf_counter()
         route = scope["path"]
         found = self.handlers.get(route)
+        exchange = Exchange(self.gate, scope, receive, send)
         if found is not None:
             handler, methods, limit = found
-            exchange = Exchange(self.gate, scope, receive, send)
             if scope["method"] in methods:
                 status = await exchange.run(handler, limit)
             else:
-                allow = ", ".join(methods)
-                refusal = Refusal(405, "method_not_allowed", f"use {methods[0]} for {route}", {"Allow": allow})
-                status = await exchange.refuse(refusal)
+                status = await exchange.refuse(not_allowed(route, methods))
         else:
-            route, status = await self.elsewhere(route, scope, receive, send)
+            route, status = await self.elsewhere(route, exchange)
         seconds = time.perf_counter() - started
         self.telemetry.request(route, status, seconds)
         if status >= 400 if self.settings.access_log == "errors" else self.settings.access_log == "all":
             client = scope.get("client") or ("-",)
             log.info("%s %s %s %d %.1f ms", client[0], scope["method"], route, status, seconds * 1000)
 
-    async def elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
+    async def elsewhere(self, path: str, exchange: Exchange) -> tuple[str, int]:
         """Hands on what belongs to the application behind. Gives the route, one of a fixed few, and the status."""
         route = path if path in self.routes else next((p for p in self.prefixes if path.startswith(p)), None)
         if route is None:
-            return "other", await Exchange(self.gate, scope, receive, send).refuse(NOT_FOUND)
-        if scope["method"] not in ("GET", "HEAD"):
-            refusal = Refusal(405, "method_not_allowed", f"use GET for {route}", {"Allow": "GET, HEAD"})
-            return route, await Exchange(self.gate, scope, receive, send).refuse(refusal)
+            return "other", await exchange.refuse(NOT_FOUND)
+        if exchange.scope["method"] not in READING:
+            return route, await exchange.refuse(not_allowed(route, READING))
         status = 500
 
         async def watched(message: Message) -> None:
@@ -117,11 +115,11 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
             if status != 404:
-                await send(message)
+                await exchange.send(message)
 
-        await self.behind(scope, receive, watched)
+        await self.behind(exchange.scope, exchange.receive, watched)
         if status == 404:  # said in plain text there
-            await Exchange(self.gate, scope, receive, send).refuse(NOT_FOUND)
+            await exchange.refuse(NOT_FOUND)
         return route, status
 
     async def predict(self, exchange: Exchange) -> bytes:

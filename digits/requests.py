@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Sequence
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -32,6 +33,10 @@ def busy(message: str) -> Refusal:
 
 def too_large(limit: int, unit: str = "body") -> Refusal:
     return Refusal(413, "too_large", f"the {unit} is larger than {limit:,} bytes, the most that is accepted")
+
+
+def not_allowed(route: str, methods: Sequence[str]) -> Refusal:
+    return Refusal(405, "method_not_allowed", f"use {methods[0]} for {route}", {"Allow": ", ".join(methods)})
 
 
 def boundary_of(content_type: bytes) -> bytes | None:

@@ -36,7 +36,7 @@ def test_three_epochs_on_half_of_the_bundled_digits_beat_guessing_by_far(bundled
     train = TrainingSet(bundled.train.take(np.arange(640)))
     net = fit(QUICK, train, bundled.validation, epochs=3, seed=0, device="cpu", on_epoch=reports.append)
     accuracy = (predict_logits(net, bundled.validation.images).argmax(1) == bundled.validation.labels).mean()
-    assert accuracy > 0.7
+    assert accuracy > 0.8
     assert [report.epoch for report in reports] == [1, 2, 3]
     assert reports[-1].train_loss < reports[0].train_loss
     assert not net.training
