@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,16 +135,21 @@ class Classifier:
         """Chooses among a reading's k candidates: probabilities (k, 10), digitness (k,), in the reading's order.
 
         A candidate's score is how surely it is one digit times how surely it is *that* digit; the best score wins,
-        the earlier candidate where two are equal. A 1 wins only by a margin.
+        the earlier candidate where two are equal. A 1 wins only by a margin. As the winner may be the wrong candidate,
+        its probabilities count for a half only, and all candidates', weighted by score, for the other.
         """
         rows = probabilities.tolist()  # k is 1 to 6: plain floats beat NumPy's call overhead here
-        chosen, best, highest = 0, -1.0, -1.0
-        for index, (row, single) in enumerate(zip(rows, digitness.tolist(), strict=True)):
+        chosen, best, ranks = 0, -1.0, []
+        for row, single in zip(rows, digitness.tolist(), strict=True):
             score = single * max(row)
-            rank = score * BAR if score == single * row[ONE] else score
-            if rank > highest:
-                chosen, best, highest = index, score, rank
-        row = rows[chosen]
+            ranks.append(score * BAR if score == single * row[ONE] else score)
+            if ranks[-1] > ranks[chosen] or len(ranks) == 1:
+                chosen, best = len(ranks) - 1, score
+        row, total = rows[chosen], sum(ranks)
+        if len(rows) > 1 and total > 0:
+            shares = [0.5 * rank / total for rank in ranks]
+            shares[chosen] += 0.5
+            row = [sum(map(mul, shares, column)) for column in zip(*rows, strict=True)]
         probability = max(row)
         accepted = best >= self.threshold and not reading.crowded and not reading.blank
         return Answer(row.index(probability), probability, tuple(row), accepted, chosen)

@@ -7,7 +7,7 @@ as MNIST's makers did: into 20×20 with anti-aliasing, the centre of mass in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from digits import ink as inks
 from digits.decoding import ImageError, Limits, decode
 from digits.ink import Bytes, Floats
 from digits.rulings import without_rulings
-from digits.shapes import Shape, components, grouped, rivals
+from digits.shapes import JOINED, Shape, components, grouped, rivals
 from digits.thumbnails import SIDE, as_mnist, fit, thumbnail
 
 __all__ = ["ImageError", "Limits", "Reading", "decode", "interpret", "read"]
@@ -28,6 +28,10 @@ THUMBNAIL = 40  # up to this long side the picture is looked at as it is
 WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a digit lower than this is looked at again in the original pixels
 MOST = 6
+# What a view's first shape, and its others, must score beside the best of all to be offered.
+FIRST, OTHERS = 0.05, 0.3
+DOUBT = 0.05  # ink of a polarity that is less likely than this is not looked for
+BELIEF_IN_TINT = 0.8
 # How wide a stroke may be, as a share of the picture's short side: as a rule, of a thick marker, of a digit that fills
 # the picture, of a thin pen.
 STROKE, MARKER, BRUSH, HAIR = 0.14, 0.3, 0.6, 0.07
@@ -79,13 +83,15 @@ def interpret(picture: Bytes) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One way to see the picture: an ink map, the components on it, the shapes they make."""
+    """One way to see the picture: an ink map, the components on it, the shapes they make; `tinted` where it
+    shows hues."""
 
     ink: Floats
     labels: NDArray[np.int32]
     shapes: list[Shape]
     dark_ink: bool
     belief: float
+    tinted: bool = False
 
     @property
     def score(self) -> float:
@@ -104,8 +110,10 @@ def _photograph(picture: Bytes) -> Reading:
     order.sort(key=lambda pair: -pair[1])
     views: list[_View] = []
     for dark_ink, belief in order:
-        if belief >= 0.25 or not views:
+        if belief >= DOUBT or not views:
             views += _look(page, dark_ink, belief)
+    if page.tint is not None:
+        views += [replace(view, tinted=True) for view in _views(page.tint, True, BELIEF_IN_TINT)]
     if not views:
         return BLANK
     views = [view for view in views if not any(_shadowed(view, other) for other in views)]
@@ -129,16 +137,28 @@ def _shadowed(view: _View, other: _View) -> bool:
 def _reading(views: list[_View]) -> Reading:
     best = views[0].score
     images: list[Bytes] = []
+    offered: list[Shape] = []
     for view in views:
-        for shape in view.shapes[:2]:
-            if view.belief * shape.score < 0.3 * best or len(images) == MOST:
+        for shape, share in zip(view.shapes, (FIRST, OTHERS, OTHERS), strict=False):
+            if view.belief * shape.score < share * best or len(images) == MOST:
                 break
+            if view.tinted and any(_part(shape, other) for other in offered):
+                continue  # where a pen is nearly dry, or dark, it has little colour
             image = _drawn(view, shape)
             if image.any() and all(float(cv2.absdiff(image, other).mean()) > 6 for other in images):
                 images.append(image)
+                offered.append(shape)
     if not images:
         return BLANK
     return Reading(np.stack(images), crowded=bool(rivals(views[0].shapes)))
+
+
+def _part(shape: Shape, whole: Shape) -> bool:
+    """Whether a shape lies in another, in one piece or two and off the frame, and is clearly smaller."""
+    x, y, w, h = shape.box
+    a, b, c, d = whole.box
+    inside = max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
+    return len(whole.labels) < JOINED and not whole.sides and inside > 0.9 * w * h and w * h < 0.8 * c * d
 
 
 def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
@@ -180,20 +200,20 @@ def _hollow(narrow: Shape, wide: Shape) -> bool:
     return wide.mass > 1.4 * narrow.mass and wide.sides <= max(narrow.sides, 2) and wide.stroke > 1.2 * narrow.stroke
 
 
-def _views(ink: Floats, dark_ink: bool, belief: float, faint: bool = False, floor: float = 0.0) -> list[_View]:
+def _views(ink: Floats, dark_ink: bool, belief: float, *, faint: bool = False, floor: float = 0.0) -> list[_View]:
     cleared, ruled, sure = without_rulings(ink)
-    views = [_view(cleared, dark_ink, belief, faint, floor)]
+    views = [_View(cleared, *_shapes(cleared, faint, floor), dark_ink, belief)]
     if ruled and not sure:
-        views.append(_view(ink, dark_ink, 0.5 * belief, faint, floor))
+        views.append(_View(ink, *_shapes(ink, faint, floor), dark_ink, 0.5 * belief))
     return [view for view in views if view.shapes]
 
 
-def _view(ink: Floats, dark_ink: bool, belief: float, faint: bool, floor: float) -> _View:
+def _shapes(ink: Floats, faint: bool, floor: float) -> tuple[NDArray[np.int32], list[Shape]]:
+    """The label map of an ink map's components, and the shapes that they make, the likeliest digit first."""
     height, width = ink.shape
     labels, parts = components(ink, max(floor, inks.noise_floor(ink, 2.5 if faint else 4.0)))
-    shapes = grouped(parts, height, width)
     least = (0.1 if faint else 0.025) * max(height, width)
-    return _View(ink, labels, [shape for shape in shapes if shape.size >= max(least, 8)], dark_ink, belief)
+    return labels, [shape for shape in grouped(parts, height, width) if shape.size >= max(least, 8)]
 
 
 def _drawn(view: _View, shape: Shape) -> Bytes:

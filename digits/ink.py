@@ -11,6 +11,7 @@ Bytes = NDArray[np.uint8]
 
 GROUND_SIDE = 128  # the light over a page varies slowly: its map needs no more pixels than this
 COLOUR_NOISE = 5.0  # JPEG's chroma and the sensor's vary by this much in Cr and Cb on blank paper
+INK_OF_COLOUR = 20.0  # the hundredth part that is farthest from the paper's hue: less is no coloured pen
 _COARSE = 20
 
 
@@ -46,16 +47,19 @@ class Page:
     """A picture prepared for finding ink on it: uint8 (h, w) grey or (h, w, 3) RGB.
 
     `light`, uint8 (h, w), is its lightness; `colour`, float32 (h, w) or None, how far each pixel's colour is from the
-    paper's around it, in Cr and Cb.
+    paper's around it, in Cr and Cb; `tint`, likewise, how far its hue is from the whole page's, whatever light falls on
+    it, and None where nothing is of another hue.
     """
 
     def __init__(self, pixels: Bytes) -> None:
         if pixels.ndim == 3:
             parts = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)  # a tenth of the cost of Lab, and what JPEG stores
             self.light: Bytes = np.ascontiguousarray(parts[..., 0])
-            self.colour: Floats | None = _colour_distance(parts)
+            half = _resized(parts, 0.5)  # JPEG files hold no more colour than that
+            self.colour: Floats | None = _colour_distance(half, parts.shape[:2])
+            self.tint: Floats | None = _tint(half, parts.shape[:2])
         else:
-            self.light, self.colour = pixels, None
+            self.light, self.colour, self.tint = pixels, None, None
         self._smooth = cv2.GaussianBlur(self.light, (3, 3), 0)
         factor = min(1.0, GROUND_SIDE / max(self.light.shape))
         self._small = cv2.medianBlur(_resized(self._smooth, factor), 3)
@@ -114,10 +118,10 @@ class Page:
         return (darker + 70) / (darker + lighter + 100)
 
 
-def _colour_distance(parts: Bytes) -> Floats:
-    """On a map of half the size: JPEG files hold no more colour than that."""
-    height, width = parts.shape[:2]
-    half = np.ascontiguousarray(_resized(parts, 0.5)[..., 1:])
+def _colour_distance(half: Bytes, shape: tuple[int, int]) -> Floats:
+    """From the paper around, on a map of half the size, uint8 (h / 2, w / 2, 3) of Y, Cr, Cb: float32 (h, w)."""
+    height, width = shape
+    half = np.ascontiguousarray(half[..., 1:])
     small = _resized(half, min(1.0, 64 / max(half.shape)))
     reach = max(3, min(15, min(small.shape[:2]) // 3)) | 1
     paper = [cv2.medianBlur(np.ascontiguousarray(small[..., axis]), reach) for axis in (0, 1)]
@@ -125,6 +129,22 @@ def _colour_distance(parts: Bytes) -> Floats:
     a, b = cv2.split(cv2.blur(cv2.absdiff(half, tone), (2, 2)).astype(np.float32))
     distance = np.maximum(cv2.magnitude(a, b) - np.float32(COLOUR_NOISE), 0)
     return np.asarray(cv2.resize(distance, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _tint(half: Bytes, shape: tuple[int, int]) -> Floats | None:
+    """From the whole page's hue, on the same map: float32 (h, w), as dark as ink would be, or None.
+
+    A shadow takes as much from the colour as from the light, so their ratio stays: coloured ink stands out alone, where
+    an ink map holds the shadow's edge, the grey print beside it, or only the rim of a stroke too broad for its ground.
+    """
+    light, *colours = cv2.split(cv2.blur(half, (2, 2)).astype(np.float32))
+    light += np.float32(80)  # in the dark all hues are noise
+    hues = [(colour - np.float32(128)) / light for colour in colours]
+    a, b = (hue - np.float32(quantile(hue[::2, ::2], 0.5)) for hue in hues)
+    distance = np.maximum(cv2.magnitude(a, b) - np.float32(4) / light, 0) * np.float32(300)
+    if quantile(distance[::2, ::2], 0.99) < INK_OF_COLOUR:
+        return None
+    return np.asarray(cv2.resize(distance, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def trend(small: Bytes) -> Floats:

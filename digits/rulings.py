@@ -83,9 +83,8 @@ def _courses(ink: Floats) -> list[Floats]:
     offsets = np.rint(np.multiply.outer(SLOPES, middle - width / 2) / 2).astype(np.int64)  # (slopes, strips)
     furthest = int(np.abs(offsets).max())
     padded = cv2.copyMakeBorder(half, furthest, furthest, 0, 0, cv2.BORDER_REPLICATE)
-    total = np.zeros((len(SLOPES), len(half)), np.float32)
-    for strip, column in enumerate(np.ascontiguousarray(padded.T)):
-        total += sliding_window_view(column, len(half))[offsets[:, strip] + furthest]
+    windows = sliding_window_view(np.ascontiguousarray(padded.T), len(half), axis=1)  # (strips, shifts, rows)
+    total = windows[np.arange(STRIPS)[:, None], offsets.T + furthest].sum(0)  # (slopes, rows)
     total = total - cv2.blur(total, (reach | 1, 1))
     shift = 2 * offsets[int((np.maximum(total, 0) ** 2).sum(1).argmax())]
     rows = np.arange(height)[:, None]

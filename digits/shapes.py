@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from digits.ink import Floats
 
 MOST_PARTS = 60
+JOINED = 3  # from so many parts on, what was joined may be a line of writing that does not belong
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +130,13 @@ def grouped(shapes: list[Shape], height: int, width: int) -> list[Shape]:
     """Parts of one broken or detached shape joined; the result sorted, best score first.
 
     Something beside a shape joins it when the gap is hardly wider than the stroke; something above, below or within
-    its box when it is smaller or near: the bar of a 5, the second stroke of a 4, gaps of a dry pen.
+    its box when it is smaller or near: the bar of a 5, the second stroke of a 4, gaps of a dry pen. Where many parts
+    joined, the first is there alone too, after them.
     """
     left = sorted(shapes, key=lambda s: -s.score)
     done: list[Shape] = []
     while left:
-        main = left.pop(0)
+        main = alone = left.pop(0)
         changed = True
         while changed:
             changed = False
@@ -145,6 +147,8 @@ def grouped(shapes: list[Shape], height: int, width: int) -> list[Shape]:
                     changed = True
                     break
         done.append(main)
+        if len(main.labels) >= JOINED:
+            done.append(replace(alone, score=min(alone.score, 0.9 * main.score)))
     return sorted(done, key=lambda s: -s.score)
 
 

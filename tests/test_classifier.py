@@ -58,9 +58,22 @@ def row(digit: int, probability: float) -> list[float]:
 def test_the_candidate_with_the_best_product_is_chosen_and_the_first_of_equals(classifier: Classifier) -> None:
     answer = decide(classifier, [row(3, 0.9), row(8, 0.8), row(1, 0.99)], [0.5, 0.9, 0.1])
     assert (answer.chosen, answer.digit, answer.accepted) == (1, 8, True)
-    assert answer.probability == pytest.approx(0.8)
     assert answer.probabilities[8] == answer.probability
     assert decide(classifier, [row(3, 0.9), row(5, 0.9)], [0.7, 0.7]).chosen == 0
+
+
+def test_candidates_that_say_something_else_make_the_answer_less_certain(classifier: Classifier) -> None:
+    assert decide(classifier, [row(8, 0.8)], [0.9]).probability == pytest.approx(0.8)
+    agreed = decide(classifier, [row(8, 0.8), row(8, 0.8)], [0.9, 0.5])
+    assert agreed.probability == pytest.approx(0.8)
+    torn = decide(classifier, [row(8, 0.9), row(3, 0.9)], [1, 0.5])
+    # Scores 0.9 and 0.45: the second has a sixth of the weight.
+    assert torn.probability == pytest.approx(0.9 * 5 / 6 + 0.1 / 9 / 6)
+    assert torn.probabilities[3] == pytest.approx(0.9 / 6 + 0.1 / 9 * 5 / 6)
+    assert sum(torn.probabilities) == pytest.approx(1)
+    unlikely = decide(classifier, [row(8, 0.9), row(3, 0.9)], [1, 0])
+    assert unlikely.probability == pytest.approx(0.9)
+    assert decide(classifier, [row(8, 0.9), row(3, 0.8)], [0, 0]).digit == 8
 
 
 def test_a_one_wins_over_another_digit_only_by_a_margin(classifier: Classifier) -> None:
