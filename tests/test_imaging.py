@@ -126,6 +126,41 @@ def test_a_table_beside_the_page_does_not_matter() -> None:
     assert alike(interpret(picture).images[0], REFERENCE) > 0.9
 
 
+def writing(picture: Bytes, top: int, colour: tuple[int, int, int] = (70, 70, 70)) -> Bytes:
+    """Two lines of small strokes right under a digit."""
+    for row in (top, top + 20):
+        for left in range(60, 160, 12):
+            cv2.line(picture, (left, row), (left + 5, row + 9), colour, 3, cv2.LINE_AA)
+    return picture
+
+
+@pytest.mark.parametrize("colour", [(40, 40, 40), (190, 50, 40), (40, 60, 190)])
+def test_a_digit_right_above_a_line_of_writing_is_offered_without_it(colour: tuple[int, int, int]) -> None:
+    picture = writing(seven(page(), 70, 40, 100, colour), 144)
+    assert max(alike(image, REFERENCE) for image in interpret(picture).images) > 0.8
+
+
+@pytest.mark.parametrize("colour", [(190, 60, 50), (40, 60, 170)])
+def test_a_broad_coloured_marker_under_the_edge_of_a_shadow_is_seen_whole(colour: tuple[int, int, int]) -> None:
+    picture = seven(page(170, 160, 210), 35, 20, 125, colour, pen=0.24)
+    row, column = np.mgrid[:170, :160]
+    picture = np.where((row + column < 150)[..., None], picture * 0.45, picture).astype(np.uint8)
+    assert max(alike(image, REFERENCE) for image in interpret(picture).images) > 0.7
+
+
+def test_a_thin_digit_beside_a_spot_of_glare_is_offered() -> None:
+    row, column = np.mgrid[:240, :200]
+    glare = 120 * np.exp(-((row - 170) ** 2 + (column - 140) ** 2) / (2 * 22**2))
+    picture = np.clip(seven(page(ground=130), 40, 30, 60, (60, 60, 60)) + glare[..., None], 0, 255).astype(np.uint8)
+    assert max(alike(image, REFERENCE) for image in interpret(picture).images) > 0.85
+
+
+def test_half_of_a_digit_is_not_offered_because_the_other_half_has_no_colour() -> None:
+    picture = seven(page(), 60, 60, 120, (190, 40, 40))
+    picture[:90] = np.where((picture[:90] < 150).any(2, keepdims=True), 45, picture[:90])
+    assert len(interpret(picture).images) == 1
+
+
 @pytest.mark.parametrize("value", [0, 77, 255])
 @pytest.mark.parametrize("side", [1, 28, 300])
 def test_one_flat_colour_is_blank(value: int, side: int) -> None:

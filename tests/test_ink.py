@@ -72,6 +72,26 @@ def test_the_polarity_of_the_ink_is_seen(picture: np.ndarray, dark: bool) -> Non
     assert (Page(picture).darkness_of_ink() < 0.2) is not dark
 
 
+def test_hue_shows_coloured_ink_and_neither_shadow_nor_grey_print() -> None:
+    picture = np.full((160, 200, 3), (225, 222, 210), np.float32)
+    picture[40:120, 40:52] = (200, 70, 60)
+    picture[40:120, 150:156] = (70, 69, 66)
+    picture[:, 100:] *= 0.45
+    picture[100:] *= 0.8
+    tint = Page(picture.astype(np.uint8)).tint
+    assert tint is not None
+    assert float(tint[42:118, 43:49].min()) > 60
+    assert float(tint[:, 60:].max()) < 12
+
+
+@pytest.mark.parametrize("paper", [(225, 225, 225), (220, 180, 120), (40, 60, 50)])
+def test_a_page_of_one_hue_has_no_map_of_hues(paper: tuple[int, int, int]) -> None:
+    picture = np.full((160, 200, 3), paper, np.float32)
+    picture[40:120, 95:105] *= 0.3
+    assert Page(picture.astype(np.uint8)).tint is None
+    assert Page(picture[..., 0].astype(np.uint8)).tint is None
+
+
 def test_the_noise_floor_lies_above_grain_and_below_ink() -> None:
     grain = np.random.default_rng(0).normal(0, 4, (160, 200))
     ink = Page(np.clip(sheet() + grain, 0, 255).astype(np.uint8)).ink(True, 0.14)

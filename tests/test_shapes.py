@@ -41,6 +41,17 @@ def test_a_detached_bar_belongs_to_what_is_under_it() -> None:
     assert len(shapes_of(ink_of(((90, 80), (90, 190)), ((90, 190), (140, 190)), ((92, 62), (140, 60))))) == 1
 
 
+def test_where_many_parts_joined_the_main_one_comes_after_them_alone() -> None:
+    digit = ((120, 40), (120, 150))
+    under = [((x, 166), (x + 2, 172)) for x in (104, 116, 128, 140)]
+    assert [len(shape.labels) for shape in shapes_of(ink_of(digit, under[1], pen=6))] == [2]
+    joined, alone, *_ = shapes_of(ink_of(digit, *under, pen=6))
+    assert len(joined.labels) > 2
+    assert alone.labels == joined.labels[:1]
+    assert alone.box[3] < joined.box[3]
+    assert alone.score < joined.score
+
+
 def test_two_strokes_side_by_side_are_two_shapes_and_rivals() -> None:
     shapes = shapes_of(ink_of(((70, 60), (70, 180)), ((160, 60), (160, 180))))
     assert len(shapes) == 2
