@@ -39,6 +39,22 @@ def page(digit: np.ndarray, squared: bool = False, table: bool = False) -> np.nd
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
+def marker(digit: np.ndarray) -> np.ndarray:
+    """A validation digit in red, close up, over grey writing and under a hard shadow, 240 × 240."""
+    rng = np.random.default_rng(3)
+    picture = np.full((240, 240, 3), (214, 206, 190), np.float32)
+    for place in range(20, 220, 16):
+        cv2.line(picture, (place, 212), (place + 6, 230), (80, 78, 74), 4, cv2.LINE_AA)
+    strokes = cv2.resize(digit.astype(np.float32), (250, 250), interpolation=cv2.INTER_CUBIC)[20:230, 5:245]
+    ink = np.zeros((240, 240, 1), np.float32)
+    ink[:210, :, 0] = np.clip((cv2.dilate(cv2.GaussianBlur(strokes, (0, 0), 3), np.ones((7, 7))) - 110) / 50, 0, 1)
+    picture = picture * (1 - ink) + np.array((190, 55, 45), np.float32) * ink
+    row, column = np.mgrid[:240, :240]
+    light = np.where(row + 0.6 * column < 190, 0.42, 1)[..., None]
+    noisy = cv2.GaussianBlur(picture * light, (0, 0), 1) + rng.normal(0, 3, picture.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
 def tile(picture: np.ndarray) -> np.ndarray:
     colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
     method = cv2.INTER_AREA if max(colour.shape) > TILE else cv2.INTER_NEAREST
@@ -74,6 +90,12 @@ def main() -> None:
     prepared = Page(scaled(shaded, imaging.WORK_SIDE))
     ground = prepared.ground(True, imaging.STROKE)
     save("light", shaded, prepared.light, ground, on_paper(prepared.ink(True, imaging.STROKE)))
+
+    red = marker(two)
+    prepared = Page(red)
+    assert prepared.tint is not None
+    seen = imaging.interpret(red).images
+    save("hue", red, on_paper(prepared.ink(True, imaging.STROKE)), on_paper(prepared.tint), seen[0], seen[-1])
 
     squared = page(two, squared=True)
     ink = Page(squared).ink(True, imaging.STROKE)
