@@ -83,8 +83,7 @@ def interpret(picture: Bytes) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One way to see the picture: an ink map, the components on it, the shapes they make; `tinted` where it
-    shows hues."""
+    """One way to see the picture: a map, of ink or of hues (`tinted`), the components on it, the shapes they make."""
 
     ink: Floats
     labels: NDArray[np.int32]

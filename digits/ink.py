@@ -11,7 +11,7 @@ Bytes = NDArray[np.uint8]
 
 GROUND_SIDE = 128  # the light over a page varies slowly: its map needs no more pixels than this
 COLOUR_NOISE = 5.0  # JPEG's chroma and the sensor's vary by this much in Cr and Cb on blank paper
-INK_OF_COLOUR = 20.0  # the hundredth part that is farthest from the paper's hue: less is no coloured pen
+INK_OF_COLOUR = 20.0  # what the hundredth of a page that is farthest from its hue must reach: less is no coloured pen
 _COARSE = 20
 
 
