@@ -143,7 +143,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     names = list(results["results"])[::-1]
     rates = [next((m["rate"] for m in results["results"][n]["png"] if m["connections"] == 32), 0.0) for n in names]
-    figure, (axes, lines) = pyplot.subplots(2, figsize=(9, 0.42 * len(names) + 5.2), height_ratios=(len(names) + 2, 9))
+    offered = {name: result["open"] for name, result in results["results"].items() if result.get("open")}
+    heights = [len(names) + 2, *([9] if offered else [])]
+    figure, panels = pyplot.subplots(
+        len(heights), figsize=(9, 0.42 * sum(heights) + 0.6), height_ratios=heights, squeeze=False
+    )
+    axes = panels[0, 0]
     colours = [
         "#1f6f8b" if n.startswith("this service") else "#bbbbbb" if n.startswith("ceil") else "#c98a5a" for n in names
     ]
@@ -152,8 +157,15 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes.text(rate, index, f" {rate:,.0f}", va="center", fontsize=8)
     axes.set_xlabel("28×28 PNG requests a second, 32 connections (more is better)")
     axes.spines[["top", "right"]].set_visible(False)
-    for name, result in results["results"].items():
-        points = result.get("open", [])
+    if offered:
+        _p99_against_load(panels[1, 0], offered)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _p99_against_load(lines: Any, offered: dict[str, list[dict[str, Any]]]) -> None:
+    for name, points in offered.items():
         ours = {"linewidth": 2.5, "linestyle": "-"} if name.startswith("this service") else {"linestyle": "--"}
         lines.plot([m["offered"] for m in points], [m["p99"] for m in points], marker="o", label=name, **ours)
     lines.set(
@@ -161,6 +173,3 @@ def plot(results: dict[str, Any], path: Path) -> None:
     )
     lines.spines[["top", "right"]].set_visible(False)
     lines.legend(fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

@@ -1,11 +1,17 @@
-"""The load generators in Python: they count what the server answers, and how long each request has really waited."""
+"""The load generators in Python: they count what the server answers, and how long each request has really waited;
+and the plot of it."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+import cv2
+import pytest
 
 from benchmarks import constant
 from benchmarks.load import Request, Result, _python
+from benchmarks.report import plot
 from tests.ports import free_port
 from tests.serving import Server, png
 
@@ -61,3 +67,11 @@ def test_a_server_that_stalls_makes_every_request_wait_that_was_due_meanwhile() 
 def test_what_is_never_answered_is_an_error_that_has_waited() -> None:
     result = constant.run(free_port(), Request("/", b"x", "text/plain"), 50, 0.1)
     assert (result.requests, result.errors) == (5, 5)
+
+
+@pytest.mark.parametrize("offered", [[], [{"offered": 100, "p99": 3.0}, {"offered": 400, "p99": 9.0}]])
+def test_the_plot_has_a_panel_for_constant_rates_where_they_were_run(tmp_path: Path, offered: list) -> None:
+    results = {f"server {i}": {"png": [{"connections": 32, "rate": 10.0 * i}], "open": offered} for i in range(4)}
+    plot({"results": results}, tmp_path / "plot.png")
+    height, width = cv2.imread(str(tmp_path / "plot.png")).shape[:2]
+    assert (height > 0.6 * width) == bool(offered)
