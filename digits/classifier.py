@@ -138,20 +138,18 @@ class Classifier:
         the earlier candidate where two are equal. A 1 wins only by a margin. As the winner may be the wrong candidate,
         its probabilities count for a half only, and all candidates', weighted by score, for the other.
         """
-        rows = probabilities.tolist()  # k is 1 to 6: plain floats beat NumPy's call overhead here
-        chosen, best, ranks = 0, -1.0, []
-        for row, single in zip(rows, digitness.tolist(), strict=True):
-            score = single * max(row)
-            ranks.append(score * BAR if score == single * row[ONE] else score)
-            if ranks[-1] > ranks[chosen] or len(ranks) == 1:
-                chosen, best = len(ranks) - 1, score
+        rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 6: plain floats beat NumPy here
+        scores = [single * max(row) for row, single in zip(rows, singles, strict=True)]
+        ones = [single * row[ONE] for row, single in zip(rows, singles, strict=True)]
+        ranks = [score * BAR if score == one else score for score, one in zip(scores, ones, strict=True)]
+        chosen = ranks.index(max(ranks))
         row, total = rows[chosen], sum(ranks)
         if len(rows) > 1 and total > 0:
             shares = [0.5 * rank / total for rank in ranks]
             shares[chosen] += 0.5
             row = [sum(map(mul, shares, column)) for column in zip(*rows, strict=True)]
         probability = max(row)
-        accepted = best >= self.threshold and not reading.crowded and not reading.blank
+        accepted = scores[chosen] >= self.threshold and not reading.crowded and not reading.blank
         return Answer(row.index(probability), probability, tuple(row), accepted, chosen)
 
     def classify(self, readings: Sequence[Reading]) -> list[Answer]:

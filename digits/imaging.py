@@ -124,12 +124,9 @@ def _shadowed(view: _View, other: _View) -> bool:
     """Whether a view shows only what is left between the strokes of the other polarity: the hole of a 0, a halo."""
     if view.dark_ink == other.dark_ink or view.belief > 0.7:
         return False
-    x, y, w, h = view.shapes[0].box
-    a, b, c, d = other.shapes[0].box
-    overlap = max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
-    if overlap < 0.6 * min(w * h, c * d):
-        return False
     mine, its = view.shapes[0], other.shapes[0]
+    if mine.overlap(its) < 0.6 * min(mine.area, its.area):
+        return False
     return its.level * its.belief_of_sides > 1.2 * mine.level * mine.belief_of_sides
 
 
@@ -154,10 +151,8 @@ def _reading(views: list[_View]) -> Reading:
 
 def _part(shape: Shape, whole: Shape) -> bool:
     """Whether a shape lies in another, in one piece or two and off the frame, and is clearly smaller."""
-    x, y, w, h = shape.box
-    a, b, c, d = whole.box
-    inside = max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
-    return len(whole.labels) < JOINED and not whole.sides and inside > 0.9 * w * h and w * h < 0.8 * c * d
+    inside = shape.overlap(whole) > 0.9 * shape.area and shape.area < 0.8 * whole.area
+    return inside and len(whole.labels) < JOINED and not whole.sides
 
 
 def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
@@ -199,20 +194,20 @@ def _hollow(narrow: Shape, wide: Shape) -> bool:
     return wide.mass > 1.4 * narrow.mass and wide.sides <= max(narrow.sides, 2) and wide.stroke > 1.2 * narrow.stroke
 
 
-def _views(ink: Floats, dark_ink: bool, belief: float, *, faint: bool = False, floor: float = 0.0) -> list[_View]:
+def _views(ink: Floats, dark_ink: bool, belief: float, faint: bool = False, floor: float = 0.0) -> list[_View]:
     cleared, ruled, sure = without_rulings(ink)
-    views = [_View(cleared, *_shapes(cleared, faint, floor), dark_ink, belief)]
+    views = [_view(cleared, dark_ink, belief, faint, floor)]
     if ruled and not sure:
-        views.append(_View(ink, *_shapes(ink, faint, floor), dark_ink, 0.5 * belief))
+        views.append(_view(ink, dark_ink, 0.5 * belief, faint, floor))
     return [view for view in views if view.shapes]
 
 
-def _shapes(ink: Floats, faint: bool, floor: float) -> tuple[NDArray[np.int32], list[Shape]]:
-    """The label map of an ink map's components, and the shapes that they make, the likeliest digit first."""
+def _view(ink: Floats, dark_ink: bool, belief: float, faint: bool, floor: float) -> _View:
     height, width = ink.shape
     labels, parts = components(ink, max(floor, inks.noise_floor(ink, 2.5 if faint else 4.0)))
+    shapes = grouped(parts, height, width)
     least = (0.1 if faint else 0.025) * max(height, width)
-    return labels, [shape for shape in grouped(parts, height, width) if shape.size >= max(least, 8)]
+    return _View(ink, labels, [shape for shape in shapes if shape.size >= max(least, 8)], dark_ink, belief)
 
 
 def _drawn(view: _View, shape: Shape) -> Bytes:

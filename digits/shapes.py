@@ -39,6 +39,16 @@ class Shape:
     def size(self) -> int:
         return max(self.box[2], self.box[3])
 
+    @property
+    def area(self) -> int:
+        return self.box[2] * self.box[3]
+
+    def overlap(self, other: Shape) -> int:
+        """How many pixels of the two boxes are in both."""
+        x, y, w, h = self.box
+        a, b, c, d = other.box
+        return max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
+
 
 def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape]]:
     """Connected ink above `floor`: the label map (h, w), and the components that are more than specks.
@@ -201,15 +211,13 @@ def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:
 def rivals(shapes: list[Shape]) -> list[Shape]:
     """The shapes beside the first that could be digits too: about as high, as heavy and as dark, inside the frame."""
     main = shapes[0]
-    x, y, w, h = main.box
     found = []
     for other in shapes[1:]:
-        a, b, c, d = other.box
-        if other.sides or other.size < 0.5 * main.size or d < 0.45 * h or other.mass < 0.2 * main.mass:
+        *_, w, h = other.box
+        if other.sides or other.size < 0.5 * main.size or h < 0.45 * main.box[3] or other.mass < 0.2 * main.mass:
             continue
-        if not 0.4 < other.level / main.level < 2.5 or not 0.4 < other.stroke / main.stroke < 2.5 or c > 2 * d:
+        if not 0.4 < other.level / main.level < 2.5 or not 0.4 < other.stroke / main.stroke < 2.5 or w > 2 * h:
             continue
-        overlap = max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
-        if overlap < 0.3 * min(w * h, c * d):
+        if main.overlap(other) < 0.3 * min(main.area, other.area):
             found.append(other)
     return found

@@ -58,6 +58,9 @@ def row(digit: int, probability: float) -> list[float]:
 def test_the_candidate_with_the_best_product_is_chosen_and_the_first_of_equals(classifier: Classifier) -> None:
     answer = decide(classifier, [row(3, 0.9), row(8, 0.8), row(1, 0.99)], [0.5, 0.9, 0.1])
     assert (answer.chosen, answer.digit, answer.accepted) == (1, 8, True)
+    scores = [0.5 * 0.9, 0.9 * 0.8, 0.1 * 0.99 * 0.8]  # the last is a 1
+    of_all = (scores[0] * 0.1 / 9 + scores[1] * 0.8 + scores[2] * 0.01 / 9) / sum(scores)
+    assert answer.probability == pytest.approx((0.8 + of_all) / 2)
     assert answer.probabilities[8] == answer.probability
     assert decide(classifier, [row(3, 0.9), row(5, 0.9)], [0.7, 0.7]).chosen == 0
 

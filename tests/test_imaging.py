@@ -126,11 +126,11 @@ def test_a_table_beside_the_page_does_not_matter() -> None:
     assert alike(interpret(picture).images[0], REFERENCE) > 0.9
 
 
-def writing(picture: Bytes, top: int, colour: tuple[int, int, int] = (70, 70, 70)) -> Bytes:
+def writing(picture: Bytes, top: int) -> Bytes:
     """Two lines of small strokes right under a digit."""
     for row in (top, top + 20):
         for left in range(60, 160, 12):
-            cv2.line(picture, (left, row), (left + 5, row + 9), colour, 3, cv2.LINE_AA)
+            cv2.line(picture, (left, row), (left + 5, row + 9), (70, 70, 70), 3, cv2.LINE_AA)
     return picture
 
 
