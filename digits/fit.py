@@ -33,6 +33,7 @@ MEMORY = 0.97  # of the average at each update
 # fc1 is half of all the work. While it is trained its matrix is the product of two thin ones of this width: two thirds
 # of the time, and no accuracy lost that could be told from chance (docs/log.md).
 THIN_WIDTH = 256
+TOGETHER = 8  # batches that are augmented together: many small operations, which take a GPU longer to begin than to do
 
 
 @dataclass(frozen=True)
@@ -283,21 +284,24 @@ class _Batches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
         orders = [self._order(len(labels), share * self.steps) for _, labels, share, _ in self.sources]
-        shares = [len(self.ranks.share(torch.arange(share))) for *_, share, _ in self.sources]
+        # The ranks' shares of each batch: rows (steps, share), all of one rank's as many.
+        rows = [
+            self.ranks.share(order[: self.steps * share].view(self.steps, share).T).T
+            for order, (*_, share, _) in zip(orders, self.sources, strict=True)
+        ]
         chances = torch.cat(
-            [torch.full((share,), source[3]) for share, source in zip(shares, self.sources, strict=True)]
+            [torch.full((mine.shape[1],), source[3]) for mine, source in zip(rows, self.sources, strict=True)]
         )
         chances = chances.to(self.generator.device)
         if self.ranks.rank:  # the order is that of all, what is drawn from here on is this rank's own
             self.generator.manual_seed(self.ranks.seed(self.seed * 100_003 + epoch))
-        for step in range(self.steps):
-            rows = [
-                self.ranks.share(order[step * share : (step + 1) * share])
-                for order, (*_, share, _) in zip(orders, self.sources, strict=True)
-            ]
-            images = torch.cat([source[0][row] for source, row in zip(self.sources, rows, strict=True)])
-            labels = torch.cat([source[1][row] for source, row in zip(self.sources, rows, strict=True)])
-            yield augment(images, self.generator, strength=self.recipe.strength, disturbed=chances), labels
+        for start in range(0, self.steps, TOGETHER):
+            some = [mine[start : start + TOGETHER] for mine in rows]
+            images = torch.cat([source[0][mine] for source, mine in zip(self.sources, some, strict=True)], dim=1)
+            labels = torch.cat([source[1][mine] for source, mine in zip(self.sources, some, strict=True)], dim=1)
+            disturbed = chances.repeat(len(images))
+            pictures = augment(images.flatten(0, 1), self.generator, strength=self.recipe.strength, disturbed=disturbed)
+            yield from zip(pictures.view(images.shape), labels, strict=True)
 
     def _order(self, count: int, wanted: int) -> Tensor:
         """Row numbers without repetition as far as they reach."""
