@@ -269,20 +269,20 @@ def coarsen(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 DISTURBANCES: tuple[tuple[Callable[[Tensor, Generator], Tensor], float], ...] = (
-    (background, 0.13),
-    (contrast, 0.07),
+    (background, 0.12),
+    (contrast, 0.06),
     (invert, 0.04),
-    (invert_region, 0.08),
-    (noise, 0.08),
-    (specks, 0.10),
-    (blur, 0.05),
-    (smear, 0.07),
-    (scatter, 0.08),
-    (hollow, 0.07),
-    (strokes, 0.13),
+    (invert_region, 0.07),
+    (noise, 0.07),
+    (specks, 0.09),
+    (blur, 0.04),
+    (smear, 0.06),
+    (scatter, 0.11),
+    (hollow, 0.06),
+    (strokes, 0.19),
     (occlude, 0.02),
     (coarsen, 0.02),
-    (displace, 0.06),
+    (displace, 0.05),
 )
 
 

@@ -44,7 +44,7 @@ def write(training_run: str, report_run: str | None) -> str:
         f"- recipe: {_recipe(params)}",
         f"- validation accuracy {_percent(metrics.get('validation_accuracy'))}, temperature "
         f"{metrics.get('temperature', float('nan')):.3f}, threshold {metrics.get('threshold', float('nan')):.3f}, "
-        f"precision {tags.get('precision', '?')}, fc1 served at a width of {tags.get('fc1_width', '?')}",
+        f"served in {tags.get('precision', '?')}, {tags.get('form', '?')} form",
         f"- git commit `{tags.get('git_commit', 'unknown')[:12]}`{_dirty(tags)}",
         LIMITS,
     ]

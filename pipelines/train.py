@@ -126,7 +126,7 @@ def train(
         }
         built = build(net, material, facts)
         mlflow.log_metrics({k: v for k, v in built.facts.items() if isinstance(v, float)})
-        mlflow.set_tags({name: built.facts[name] for name in ("precision", "fc1_width")})
+        mlflow.set_tags({name: built.facts[name] for name in ("precision", "form")})
         mlflow.set_tag("trained_at", facts["trained_at"])
         mlflow.log_figure(pictures.curves(_reports(job)), "training/curves.png")
         mlflow.log_artifact(str(job.folder / "model.safetensors"), "weights")
@@ -193,30 +193,25 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     outcome = export.run(full, images)
     check_agreement(outcome, scores_of(logits, temperature))
 
-    chosen, precision, width = full, "fp32", fc1_width(net)
+    chosen, precision, form = full, "fp32", "whole"
     thin = export.factorise(net, _calibration(material, FACTORISING_PICTURES))
-    candidates = (thin, export.to_onnx(thin, temperature, export.metadata_of(full))), (net, full)
-    for candidate, exact in candidates:
+    candidates = {"thin": export.to_onnx(thin, temperature, export.metadata_of(full)), "whole": full}
+    for candidate, exact in candidates.items():
         small = export.quantise(exact, _calibration(material, CALIBRATION_PICTURES))
         small_outcome = export.run(small, images)
         cost = price(outcome[0], small_outcome[0], labels, len(material.validation))
         if affordable(cost):
-            chosen, outcome, precision, width = small, small_outcome, "int8", fc1_width(candidate)
+            chosen, outcome, precision, form = small, small_outcome, "int8", candidate
             break
-        print(f"  int8 with fc1 at a width of {fc1_width(candidate)} would cost too much ({_in_words(cost)})")
+        print(f"  int8 in {candidate} form would cost too much ({_in_words(cost)})")
     else:
         print("  WARNING: the model stays in fp32, slower to serve")
     # Of the digits that it reads rightly: a photograph that imaging could not make out is no digit any more.
     right = outcome[0].argmax(axis=1) == labels
     threshold = threshold_for((outcome[1] * outcome[0].max(axis=1))[right], REFUSED)
-    facts = {"temperature": temperature, "threshold": threshold, "precision": precision, "fc1_width": width, **cost}
-    metadata = {"threshold": f"{threshold:.6f}", "precision": precision, "fc1_width": str(width)}
+    facts = {"temperature": temperature, "threshold": threshold, "precision": precision, "form": form, **cost}
+    metadata = {"threshold": f"{threshold:.6f}", "precision": precision, "form": form}
     return Built(export.with_metadata(chosen, metadata), facts)
-
-
-def fc1_width(net: DigitNet) -> int:
-    """Outputs of fc1's first layer: 1000, or fewer in the thin form of `export.factorise`."""
-    return int(net.fc1[0].get_parameter("weight").shape[0])
 
 
 def check_agreement(exported: tuple[Any, Any], original: tuple[Any, Any]) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from digits.data import Split, load
-from digits.fit import NOT_A_DIGIT, THIN_WIDTH, Recipe, TrainingSet, _Batches, fit, predict_logits
-from digits.network import DigitNet
+from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, predict_logits
+from digits.network import THIN, DigitNet, thin
 
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, label_smoothing=0.0, dropout=0.0)
 
@@ -103,10 +103,10 @@ def test_a_step_multiplies_no_more_than_its_layers_need(bundled):
         fit(QUICK, TrainingSet(pictures), few, epochs=1, seed=0, device="cpu")
     places = {"conv1": 28 * 28, "conv2_1": 14 * 14, "conv2_2": 14 * 14, "conv3_1": 7 * 7, "conv3_2": 7 * 7}
     net = DigitNet()
-    convolutions = sum(net.get_submodule(box)[0].weight.numel() * count for box, count in places.items())
-    thin = THIN_WIDTH * sum(net.fc1[0].weight.shape)
-    layers = convolutions + thin + net.fc2[0].weight.numel() + net.output.weight.numel()
-    multiplied_out = THIN_WIDTH * net.fc1[0].weight.numel()
+    multiplied_out = sum(width * net.get_submodule(box)[0].weight.numel() for box, width in THIN.items())
+    thin(net)
+    matrices = {name: weights for name, weights in net.named_parameters() if weights.ndim > 1}
+    layers = sum(weights.numel() * places.get(name.split(".")[0], 1) for name, weights in matrices.items())
     needed = 2 * (64 * 3 * layers + len(few) * layers + multiplied_out)
     assert 0.95 * needed < counter.get_total_flops() < 1.05 * needed
 

@@ -1,9 +1,11 @@
 """The network is the figure, box by box."""
 
+from math import prod
+
 import pytest
 import torch
 
-from digits.network import DigitNet, eleven_way, standardise, thin, widen
+from digits.network import THIN, DigitNet, eleven_way, standardise, thin, widen
 
 BOXES = {
     "conv1": (32, 28, 28),
@@ -85,8 +87,10 @@ def test_thin_matrices_multiplied_out_give_the_same_answers_and_the_network_of_t
     net = DigitNet().eval()
     full = [tuple(parameter.shape) for parameter in net.parameters()]
     image = torch.rand(3, 28, 28) * 255
-    thin(net, 64)
-    assert sum(weights.numel() for weights in net.fc1.parameters()) < 2_000_000
+    thin(net)
+    for box, width in THIN.items():
+        assert net.get_submodule(box)[0][0].weight.shape[0] == net.get_submodule(box)[0][1].weight.shape[1] == width
+    assert sum(weights.numel() for weights in net.parameters()) < 0.25 * sum(prod(shape) for shape in full)
     before = net(image)
     widen(net)
     assert torch.allclose(net(image), before, atol=1e-4)
