@@ -330,6 +330,7 @@ def combine(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("--weights", type=Path, help="model.safetensors of a training run (default: the champion's)")
+    parser.add_argument("--form", choices=("thin", "whole"), default="thin", help="of the int8 model (default thin)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is repeated (default 3)")
     parser.add_argument("--seconds", type=float, default=3, help="seconds of load for each figure (default 3)")
     parser.add_argument(
@@ -342,7 +343,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped and folders removed
     with tempfile.TemporaryDirectory(prefix="digits-bench-") as temporary:
         folder = Path(temporary)
-        source = prepare(folder, arguments.weights)
+        source = prepare(folder, arguments.weights, arguments.form)
         inputs = make_inputs(folder)
         machine = about()
         chosen = [p for p in peers(folder) if any(word in p.name for word in arguments.only.split("|"))]
@@ -367,6 +368,7 @@ def main() -> None:
     results = {
         "machine": machine,
         "weights": source,
+        "form": arguments.form,
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "results": {name: combine(found) for name, found in rounds.items() if found},

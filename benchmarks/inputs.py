@@ -31,10 +31,11 @@ class Inputs:
     photo: bytes
 
 
-def prepare(folder: Path, weights: Path | None) -> str:
+def prepare(folder: Path, weights: Path | None, form: str = "thin") -> str:
     """Fills the folder with model.safetensors, fp32.onnx, int8.onnx, an MLflow model and two BentoML stores.
 
-    Gives where the weights came from.
+    `form` is the int8 model's: thin, as it is served, or whole, layer for layer the figure's. Gives where the weights
+    came from.
     """
     from safetensors.torch import load_file
 
@@ -47,9 +48,9 @@ def prepare(folder: Path, weights: Path | None) -> str:
     net.load_state_dict(load_file(folder / "model.safetensors"))
     metadata = {"threshold": "0.5", "precision": "fp32"}
     full = export.to_onnx(net.eval(), 1.0, metadata)
-    thin = export.to_onnx(export.factorise(net, some_digits(1_797)), 1.0, metadata)
+    exact = full if form == "whole" else export.to_onnx(export.factorise(net, some_digits(1_797)), 1.0, metadata)
     (folder / "fp32.onnx").write_bytes(full)
-    (folder / "int8.onnx").write_bytes(export.quantise(thin, some_digits(512)))
+    (folder / "int8.onnx").write_bytes(export.quantise(exact, some_digits(512)))
     import mlflow
     import onnx
     from mlflow.models import ModelSignature

@@ -27,9 +27,9 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"`make bench` on {machine['date']}: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB,"
         f" Python {machine['python']}; load from {machine['generator']}; the median of {results['rounds']}"
-        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']}),"
-        " one reading of the picture for all. CPU is the processor time of a request; “wrong” counts digits that differ"
-        " from those of the full-precision model, among the ones that it is sure of.",
+        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']};"
+        f" int8 in {results['form']} form), one reading of the picture for all. CPU is the processor time of a request;"
+        " “wrong” counts digits that differ from those of the full-precision model, among the ones that it is sure of.",
         "",
         "## One 28×28 PNG a request",
         "",
