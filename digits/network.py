@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -124,18 +122,18 @@ class DigitNet(nn.Module):
         return logits
 
 
-def thin(net: DigitNet, widths: Mapping[str, int] = THIN) -> None:
-    """Gives these boxes a matrix that is the product of two thin ones: new layers, with a part of the work."""
-    for box, width in widths.items():
+def thin(net: DigitNet) -> None:
+    """Gives the boxes of THIN a matrix that is the product of two thin ones: new layers, with a part of the work."""
+    for box, width in THIN.items():
         layers = _layers(net, box)
         layer = layers[0]
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         layers[0] = Thin(layer, width)
 
 
-def widen(net: DigitNet, widths: Mapping[str, int] = THIN) -> None:
+def widen(net: DigitNet) -> None:
     """Multiplies thin matrices out: the network answers as before, and has the weights of the figure again."""
-    for box in widths:
+    for box in THIN:
         layers = _layers(net, box)
         layer = layers[0]
         assert isinstance(layer, Thin)
