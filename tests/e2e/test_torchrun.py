@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 900  # seconds until something counts as stuck
-TRAIN = "train --epochs 2 --dataset digits --limit 300 --photographs 0 --outliers 40 --device cpu --recipe default"
+TRAIN = "train --epochs 3 --dataset digits --limit 300 --photographs 0 --outliers 40 --device cpu --recipe default"
 
 
 def torchrun(
@@ -70,7 +70,7 @@ def test_two_nodes_train_one_model_and_the_second_needs_no_data_and_writes_nothi
 
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "one"
-    running = torchrun(folder, TRAIN.replace("--epochs 2", "--epochs 3"))
+    running = torchrun(folder)
     wait_until(lambda: "epoch   1 of 3" in log(folder), running, "an epoch")
     ranks = psutil.Process(running.pid).children()
     second = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
@@ -81,7 +81,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path) 
     assert run.info.status in ("FAILED", "KILLED")
     assert "the same command goes on from here" in log(folder)
 
-    assert torchrun(folder, TRAIN.replace("--epochs 2", "--epochs 3")).wait(PATIENCE) == 0, log(folder)
+    assert torchrun(folder).wait(PATIENCE) == 0, log(folder)
     (run,) = trainings(folder)
     assert run.info.status == "FINISHED"
     assert log(folder).count("epoch   1 of 3") == 1
