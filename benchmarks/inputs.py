@@ -31,7 +31,7 @@ class Inputs:
     photo: bytes
 
 
-def prepare(folder: Path, weights: Path | None, form: str = "thin") -> str:
+def prepare(folder: Path, weights: Path | None, form: str) -> str:
     """Fills the folder with model.safetensors, fp32.onnx, int8.onnx, an MLflow model and two BentoML stores.
 
     `form` is the int8 model's: thin, as it is served, or whole, layer for layer the figure's. Gives where the weights

@@ -20,7 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from digits.fit import predict_logits
-from digits.network import IMAGE_SIZE, THIN, DigitNet, eleven_way
+from digits.network import IMAGE_SIZE, THIN, DigitNet, Thin, eleven_way
 
 OPSET = 20
 
@@ -119,16 +119,12 @@ def factorise(net: DigitNet, images: NDArray[np.uint8]) -> DigitNet:
 def _in_two(box: nn.Module, mean: Tensor, basis: Tensor) -> nn.Sequential:
     """A box (layer, batch normalisation, ReLU) whose outputs are taken to lie on the mean and along the basis."""
     layer, norm, relu = box.children()
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-    weight = layer.get_parameter("weight").double().flatten(1)
+    weight = layer.weight.double().flatten(1)
     scale = norm.weight.double() / torch.sqrt(norm.get_buffer("running_var").double() + norm.eps)
     shift = norm.bias.double() - norm.get_buffer("running_mean").double() * scale
-    inputs, outputs, width = weight.shape[1], *basis.shape
-    if isinstance(layer, nn.Conv2d):
-        down: nn.Module = nn.Conv2d(layer.in_channels, width, kernel_size=3, padding=1)
-        up: nn.Module = nn.Conv2d(width, outputs, kernel_size=1)
-    else:
-        down, up = nn.Linear(inputs, width), nn.Linear(width, outputs)
+    down, up = Thin(layer, basis.shape[1], bias=True)
     for part, matrix, bias in (
         (down, basis.T @ (weight * scale[:, None]), basis.T @ (shift - mean)),
         (up, basis, mean),

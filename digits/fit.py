@@ -281,7 +281,7 @@ class _Batches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
         orders = [self._order(len(labels), share * self.steps) for _, labels, share, _ in self.sources]
-        # The ranks' shares of each batch: rows (steps, share), all of one rank's as many.
+        # This rank's rows of each source for all batches: (steps, its part of the source's share).
         rows = [
             self.ranks.share(order[: self.steps * share].view(self.steps, share).T).T
             for order, (*_, share, _) in zip(orders, self.sources, strict=True)

@@ -52,20 +52,20 @@ class Dense(nn.Sequential):
 
 
 class Thin(nn.Sequential):
-    """A layer without bias whose matrix is the product of two thin ones: by way of `width` numbers to its outputs."""
+    """A layer whose matrix is the product of two thin ones: by way of `width` numbers to its outputs."""
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, width: int) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, width: int, bias: bool = False) -> None:
         if isinstance(layer, nn.Conv2d):
             super().__init__(
-                _convolution(layer.in_channels, width), nn.Conv2d(width, layer.out_channels, 1, bias=False)
+                _convolution(layer.in_channels, width, bias), nn.Conv2d(width, layer.out_channels, 1, bias=bias)
             )
         else:
             super().__init__(
-                nn.Linear(layer.in_features, width, bias=False), nn.Linear(width, layer.out_features, bias=False)
+                nn.Linear(layer.in_features, width, bias=bias), nn.Linear(width, layer.out_features, bias=bias)
             )
 
     def multiplied_out(self) -> nn.Linear | nn.Conv2d:
-        """The same layer with one matrix."""
+        """The same layer, which has no bias, with one matrix."""
         down, up = (layer.get_parameter("weight") for layer in self)
         inputs, outputs = down.shape[1], up.shape[0]
         whole = _convolution(inputs, outputs) if down.ndim == 4 else nn.Linear(inputs, outputs, bias=False)
@@ -73,8 +73,8 @@ class Thin(nn.Sequential):
         return whole
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+def _convolution(inputs: int, outputs: int, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=bias)
 
 
 class Concatenation(nn.Module):
