@@ -62,6 +62,22 @@ def test_int8_reaches_the_big_layers(quantised):
     assert sum(int(np.prod(tensor.dims)) for tensor in int8) > 25_000_000
 
 
+def test_no_processor_can_overflow_what_int8_adds_up(quantised):
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(quantised).graph.initializer]
+    int8 = [matrix for matrix in weights if matrix.dtype == np.int8 and matrix.ndim > 1]
+    largest = max(int(np.abs(matrix.astype(int)).max()) for matrix in int8)
+    assert 32 <= largest and 2 * 255 * largest < 2**15  # two products in sixteen bits: AVX2 and AVX-512 without VNNI
+
+
+def test_int8_kernels_say_what_the_rounded_numbers_say(quantised, bundled):
+    images = bundled.validation.images
+    options = export.onnxruntime.SessionOptions()
+    options.graph_optimization_level = export.onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # so all in float
+    session = export.onnxruntime.InferenceSession(quantised, options, providers=["CPUExecutionProvider"])
+    expected = session.run(["probabilities"], {"images": images})[0]
+    assert np.abs(export.run(quantised, images)[0] - expected).max() < 0.05
+
+
 def test_the_thin_form_of_a_network_that_was_trained_thin_says_the_same_with_a_quarter_of_the_weights(net, bundled):
     before = predict_logits(net, bundled.validation.images)
     thin = export.factorise(net, bundled.train.images)
