@@ -21,6 +21,7 @@ from digits.workers import Progress, in_order
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
+UNLIKE = 0.4  # a candidate below this shows something beside the digit: a shadow's edge, a blot, part of the squares
 WRITTEN_SHARE = 0.2  # digits written from our own skeletons instead of taken from the data set
 
 
@@ -35,6 +36,19 @@ class Shot:
 
     picture: Bytes
     ink: Floats
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What imaging makes of many photographs.
+
+    Attributes:
+        digits: what it offers for the digits, (count, 28, 28) and (count,).
+        beside: uint8 (k, 28, 28), what it offers besides that shows no digit.
+    """
+
+    digits: Split
+    beside: Bytes
 
 
 def _frame(rng: np.random.Generator, hardness: float) -> tuple[int, int, float]:
@@ -207,7 +221,7 @@ def _photograph_one(
     hardness: tuple[float, float],
     keep_lost: float,
     rng: np.random.Generator,
-) -> tuple[Bytes, int]:
+) -> tuple[Bytes, int, Bytes]:
     while True:
         field, label = _field(images, labels, rng)
         shot = shoot(field, rng, rng.uniform(*hardness))
@@ -215,7 +229,7 @@ def _photograph_one(
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
         if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
-            return candidates[best], label
+            return candidates[best], label, candidates[(alike < UNLIKE) & candidates.any(axis=(1, 2))]
 
 
 def _read_one(
@@ -253,15 +267,15 @@ def make_photographs(
     workers: int = 2,
     progress: Progress | None = None,
     keep_lost: float = 0.1,
-) -> Split:
-    """Photograph digits drawn at random and bring them back through imaging, as training data: Split of (count, 28,
-    28) and (count,).
+) -> Photographs:
+    """Photograph digits drawn at random and bring them back through imaging, as training data.
 
     Of imaging's candidates the one most like the photographed digit is kept. Where even that one's likeness is below
     RECOGNISABLE, imaging has lost the digit and the label would be noise: the sample is kept with probability
     `keep_lost` only, else another digit is photographed in its place. The same (images, labels, count, seed, hardness)
-    give the same split, whatever `workers` is.
+    give the same pictures, whatever `workers` is.
     """
     make = partial(_photograph_one, images, labels, hardness, keep_lost)
     made = list(in_order(make, count, seed, workers, progress))
-    return Split(np.stack([image for image, _ in made]), np.array([label for _, label in made], np.int64))
+    split = Split(np.stack([image for image, _, _ in made]), np.array([label for _, label, _ in made], np.int64))
+    return Photographs(split, np.concatenate([beside for _, _, beside in made]))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from digits.ink import Floats, quantile
 
 STRIPS = 16  # the page is cut into this many strips across the lines
-SLOPES = np.linspace(-0.16, 0.16, 21)  # about 9 degrees to either side
+SLOPES = np.linspace(-0.24, 0.24, 31)  # about 13 degrees to either side
 PRESENT = 0.72  # the share of strips in which a ruling must be seen
 
 

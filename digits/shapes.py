@@ -12,6 +12,9 @@ from digits.ink import Floats
 
 MOST_PARTS = 60
 JOINED = 3  # from so many parts on, what was joined may be a line of writing that does not belong
+ALONE = 0.4  # what the main part of such a shape counts at least, beside the whole
+CUT = 0.36  # the share of its own darkness below which ink is blur or shadow
+WINDOW = 0.15  # "its own": as a share of the long side, how far around a pixel of a patch that is more than a digit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ class Shape:
 def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape]]:
     """Connected ink above `floor`: the label map (h, w), and the components that are more than specks.
 
-    Each is cut again at a third of its own darkness, so that blur and shadow around a dark stroke are left out.
+    Each is cut again at a third of its own darkness, so that blur and shadow around a dark stroke are left out. Where a
+    patch is large or reaches the frame, and so may be a digit on the edge of a shadow or on squares, each place is cut
+    at a third of what is around it as well.
     """
     height, width = ink.shape
     # How dark each patch of ink is, on half the pixels, of which the darkest of four is taken.
@@ -66,8 +71,14 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
     areas = stats[:, cv2.CC_STAT_AREA]
     starts, values = _by_label(patches[raw], half[raw], areas)
     places = starts[chosen] + (0.8 * (areas[chosen] - 1)).astype(np.int64)
-    cut[chosen] = np.maximum(0.36 * values[places].astype(np.float64), floor)
-    level = cv2.resize(np.take(cut, patches), (width, height), interpolation=cv2.INTER_NEAREST)
+    cut[chosen] = np.maximum(CUT * values[places].astype(np.float64), floor)
+    level = np.take(cut, patches)
+    wide = _more_than_a_digit(stats, half.shape)
+    if wide.any():
+        reach = round(WINDOW * max(half.shape)) | 1
+        around = cv2.dilate(cv2.blur(half, (3, 3)), np.ones((reach, reach), np.uint8))
+        level = np.where(wide[patches], np.maximum(level, np.float32(CUT) * around), level)
+    level = cv2.resize(level, (width, height), interpolation=cv2.INTER_NEAREST)
     raw = ink > level
     labels, stats = _connected(raw)
     chosen = _largest(stats, MOST_PARTS, 6)
@@ -87,6 +98,15 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
         shape = Shape((x, y, w, h), (label,), float(own.sum()), float(own[area * 7 // 10]), stroke, sides, 0.0)
         shapes.append(_scored(shape, height, width))
     return labels, shapes
+
+
+def _more_than_a_digit(stats: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which components, without the ground, reach the frame of a map of that shape or half across it."""
+    height, width = shape
+    x, y, w, h = stats[:, : cv2.CC_STAT_AREA].T
+    wide = (x == 0) | (y == 0) | (x + w == width) | (y + h == height) | (np.maximum(w, h) > 0.5 * min(shape))
+    wide[0] = False
+    return np.asarray(wide, np.bool_)
 
 
 def _connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -158,7 +178,7 @@ def grouped(shapes: list[Shape], height: int, width: int) -> list[Shape]:
                     break
         done.append(main)
         if len(main.labels) >= JOINED:
-            done.append(replace(alone, score=min(alone.score, 0.9 * main.score)))
+            done.append(replace(alone, score=float(np.clip(alone.score, ALONE * main.score, 0.9 * main.score))))
     return sorted(done, key=lambda s: -s.score)
 
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from digits.data import Data, Split, load
 from digits.fit import TrainingSet
-from digits.outliers import make_outliers
-from digits.photographer import make_photographs
+from digits.outliers import make_outliers, reads_as_bar_or_ring
+from digits.photographer import Photographs, make_photographs
 from digits.settings import cores
 from pipelines import own, provenance
 from pipelines.errors import UserError
@@ -76,7 +76,8 @@ def named(data: Data) -> str:
 def prepare(data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None) -> Material:
     """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on.
 
-    `extra`, one's own pictures, joins the photographs to train on.
+    `extra`, one's own pictures, joins the photographs to train on. What imaging offers beside the digits of these joins
+    the pictures of no digit, so that the network learns to tell the right candidate from the others.
     """
     taken = photographs_of(data.train, photographs, seed, "photographs to train on") if photographs else None
     held_out = min(max(photographs // 8, 50), 2_000)
@@ -84,19 +85,26 @@ def prepare(data: Data, photographs: int, outliers: int, seed: int, extra: Own |
     none: NDArray[np.uint8] | None = None
     if outliers:
         none = outliers_of(data.train, outliers, seed, "pictures of no digit")[0]
-    return Material(TrainingSet(data.train, own.joined(taken, extra), none), data.validation, chosen_on)
+        beside = [image for image in taken.beside if not reads_as_bar_or_ring(image)] if taken else []
+        none = np.concatenate([none, *(image[None] for image in beside)])
+    photographed = own.joined(taken.digits if taken else None, extra)
+    return Material(
+        TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None
+    )
 
 
-def photographs_of(digits: Split, count: int, seed: int, label: str) -> Split:
+def photographs_of(digits: Split, count: int, seed: int, label: str) -> Photographs:
     """Synthetic photographs of these digits as imaging hands them over."""
 
     def make() -> Arrays:
         with bar(label, count) as progress:
-            split = make_photographs(digits.images, digits.labels, count, seed, workers=cores(), progress=progress)
-        return {"images": split.images, "labels": split.labels}
+            made = make_photographs(digits.images, digits.labels, count, seed, workers=cores(), progress=progress)
+        return {"images": made.digits.images, "labels": made.digits.labels, "beside": made.beside}
 
     arrays = cached("photographs", ("digits.photographer",), [fingerprint(digits), count, seed], make)
-    return Split(np.asarray(arrays["images"], np.uint8), np.asarray(arrays["labels"], np.int64))
+    images, labels, beside = (arrays[name] for name in ("images", "labels", "beside"))
+    split = Split(np.asarray(images, np.uint8), np.asarray(labels, np.int64))
+    return Photographs(split, np.asarray(beside, np.uint8))
 
 
 def outliers_of(

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from digits.data import Data, Split
+from digits.data import load as load_data
+from digits.outliers import reads_as_bar_or_ring
 from pipelines import evaluate, own, worker
 from pipelines.errors import UserError
-from pipelines.material import prepare
+from pipelines.material import photographs_of, prepare
 from pipelines.own import Own
 from pipelines.parameters import Main, ParameterError, Tune, Worker
 
@@ -195,6 +197,19 @@ def test_the_material_holds_what_is_learnt_from_and_nothing_that_is_held_out(fol
     seen = {own.imaging.read(p.path.read_bytes()).images[0].tobytes() for p in loaded.of("held out")}
     assert learnt.isdisjoint(seen)
     assert material.validation_photographs is None
+
+
+def test_what_imaging_offers_beside_the_digits_of_photographs_is_learnt_from_as_no_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.material.CACHE", tmp_path)
+    data = load_data("digits", tmp_path)
+    material = prepare(data, 40, 5, 0)
+    beside = photographs_of(data.train, 40, 0, "").beside
+    kept = [image for image in beside if not reads_as_bar_or_ring(image)]
+    assert kept
+    assert material.train.outliers is not None
+    assert np.array_equal(material.train.outliers[5:], np.stack(kept))
 
 
 # -- the report -------------------------------------------------------------------------------------------------------

@@ -67,14 +67,25 @@ def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() ->
 
 
 def test_photographs_come_back_through_imaging_as_the_digits_they_were_made_of() -> None:
-    made = make_photographs(IMAGES, LABELS, 40, seed=3, hardness=(0.0, 0.4))
+    made = make_photographs(IMAGES, LABELS, 40, seed=3, hardness=(0.0, 0.4)).digits
     templates = np.stack([digit(label, seed) for label in range(10) for seed in range(100, 120)])
     votes = [int(likeness(templates, image).argmax()) // 20 for image in made.images]
     assert np.mean(np.array(votes) == made.labels) > 0.5  # nearest template among ten classes: chance is 0.1
 
 
+def test_what_imaging_offers_beside_a_digit_comes_with_it_and_shows_another_thing() -> None:
+    made = make_photographs(IMAGES, LABELS, 60, seed=1, hardness=(0.6, 1.0))
+    assert 3 <= len(made.beside) < 60
+    assert made.beside.dtype == np.uint8
+    assert made.beside.shape[1:] == (28, 28)
+    assert made.beside.any(axis=(1, 2)).all()
+    templates = np.stack([digit(label, seed) for label in range(10) for seed in range(100, 120)])
+    nearest = lambda images: np.mean([likeness(templates, image).max() for image in images])  # noqa: E731
+    assert nearest(made.beside) < nearest(made.digits.images) - 0.1
+
+
 def test_a_training_set_has_the_shape_and_labels_it_promises() -> None:
-    made = make_photographs(IMAGES, LABELS, 30, seed=1)
+    made = make_photographs(IMAGES, LABELS, 30, seed=1).digits
     assert made.images.shape == (30, 28, 28)
     assert made.images.dtype == np.uint8
     assert made.labels.dtype == np.int64
@@ -86,10 +97,11 @@ def test_the_same_seed_makes_the_same_training_set_with_one_process_or_two(monke
     alone = make_photographs(IMAGES, LABELS, 70, seed=5, hardness=(0, 0.3), workers=1)
     monkeypatch.setattr(workers, "_SMALL", 1)
     together = make_photographs(IMAGES, LABELS, 70, seed=5, hardness=(0, 0.3), workers=2)
-    np.testing.assert_array_equal(alone.images, together.images)
-    np.testing.assert_array_equal(alone.labels, together.labels)
+    np.testing.assert_array_equal(alone.digits.images, together.digits.images)
+    np.testing.assert_array_equal(alone.digits.labels, together.digits.labels)
+    np.testing.assert_array_equal(alone.beside, together.beside)
     fewer = make_photographs(IMAGES, LABELS, 20, seed=5, hardness=(0, 0.3))
-    np.testing.assert_array_equal(alone.images[:20], fewer.images)
+    np.testing.assert_array_equal(alone.digits.images[:20], fewer.digits.images)
 
 
 def test_progress_is_told_to_the_end() -> None:
@@ -100,7 +112,7 @@ def test_progress_is_told_to_the_end() -> None:
 
 def test_only_labels_of_the_set_are_photographed_and_written() -> None:
     of_seven = LABELS == 7
-    made = make_photographs(IMAGES[of_seven], LABELS[of_seven], 20, seed=2, hardness=(0, 0.2))
+    made = make_photographs(IMAGES[of_seven], LABELS[of_seven], 20, seed=2, hardness=(0, 0.2)).digits
     assert set(made.labels.tolist()) == {7}
 
 

@@ -49,7 +49,22 @@ def test_where_many_parts_joined_the_main_one_comes_after_them_alone() -> None:
     assert len(joined.labels) > 2
     assert alone.labels == joined.labels[:1]
     assert alone.box[3] < joined.box[3]
-    assert alone.score < joined.score
+    assert shapes.ALONE * joined.score <= alone.score < joined.score
+
+
+def test_a_stroke_on_the_edge_of_a_shadow_is_parted_from_it() -> None:
+    ink = ink_of(((110, 70), (170, 90)), ((170, 90), (120, 180)), level=200)
+    ink = np.maximum(ink, ink_of(((0, 150), (SIZE, 30)), pen=30, level=50))
+    first = shapes_of(ink)[0]
+    assert first.sides == 0
+    assert first.box[0] > 100
+    assert first.box[3] > 100
+
+
+def test_a_pale_stroke_with_a_dark_spot_on_it_stays_whole() -> None:
+    ink = np.maximum(ink_of(((120, 70), (120, 170)), level=60), ink_of(((120, 118), (120, 122)), level=200))
+    (whole,) = shapes_of(ink)
+    assert whole.box[3] > 100
 
 
 def test_two_strokes_side_by_side_are_two_shapes_and_rivals() -> None:
