@@ -101,10 +101,10 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
 
 
 def _more_than_a_digit(stats: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which components, without the ground, reach the frame of a map of that shape or half across it."""
+    """Which components, without the ground, reach the frame of a map of that shape or far across it."""
     height, width = shape
     x, y, w, h = stats[:, : cv2.CC_STAT_AREA].T
-    wide = (x == 0) | (y == 0) | (x + w == width) | (y + h == height) | (np.maximum(w, h) > 0.5 * min(shape))
+    wide = (x == 0) | (y == 0) | (x + w == width) | (y + h == height) | (np.maximum(w, h) > 0.7 * min(shape))
     wide[0] = False
     return np.asarray(wide, np.bool_)
 
