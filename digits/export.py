@@ -138,7 +138,7 @@ def quantise(model: bytes, calibration: NDArray[np.uint8]) -> bytes:
     """The same model with weights in seven bits (per channel) and activations in eight: static QDQ quantisation.
 
     With eight bits a processor without VNNI, which adds two products in sixteen bits, may overflow: what a newer one
-    has passed would read one digit in five there.
+    has passed may read no more than one digit in five there.
 
     Args:
         model: from `to_onnx`.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from digits import glyphs, imaging, patterns, silhouettes, sketches
 from digits.handwriting import SIDE, Field, curve, field_of
 from digits.pens import Pen, depth_of
-from digits.photographer import likeness, reference, shoot
+from digits.photographer import likeness, reads_as_bar_or_ring, reference, shoot
 from digits.scenery import Bytes, Floats
 from digits.workers import Progress, in_order
 
@@ -67,24 +67,6 @@ _SHARES = {
     "buildings": 2.0,
     "noise": 2.0,
 }
-
-
-def reads_as_bar_or_ring(image: Bytes) -> bool:
-    """Whether a picture (28, 28) holds just one straight bar or one plain ring, which anyone would take for a 1 or a
-    0.
-    """
-    mask = (image >= max(0.4 * float(image.max()), 40)).astype(np.uint8)
-    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    outer = [i for i, level in enumerate(levels[0]) if level[3] < 0 and len(outlines[i]) > 6] if outlines else []
-    if len(outer) != 1:
-        return False
-    outline = outlines[outer[0]]
-    (_, (width, height), _), area = cv2.minAreaRect(outline), cv2.contourArea(outline)
-    if min(width, height) + 1 < 0.36 * (max(width, height) + 1):
-        return True
-    holes = [cv2.contourArea(o) for o, level in zip(outlines, levels[0], strict=True) if level[3] == outer[0]]
-    solid = area / max(cv2.contourArea(cv2.convexHull(outline)), 1)
-    return bool(holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86)
 
 
 def _framed(grey: Floats, rng: Generator) -> Bytes:

@@ -207,6 +207,24 @@ def likeness(candidates: Bytes, target: Bytes) -> Floats:
     return np.nan_to_num(np.array(best, np.float32), posinf=0, neginf=0)
 
 
+def reads_as_bar_or_ring(image: Bytes) -> bool:
+    """Whether a picture (28, 28) holds just one straight bar or one plain ring, which anyone would take for a 1 or a
+    0.
+    """
+    mask = (image >= max(0.4 * float(image.max()), 40)).astype(np.uint8)
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outer = [i for i, level in enumerate(levels[0]) if level[3] < 0 and len(outlines[i]) > 6] if outlines else []
+    if len(outer) != 1:
+        return False
+    outline = outlines[outer[0]]
+    (_, (width, height), _), area = cv2.minAreaRect(outline), cv2.contourArea(outline)
+    if min(width, height) + 1 < 0.36 * (max(width, height) + 1):
+        return True
+    holes = [cv2.contourArea(o) for o, level in zip(outlines, levels[0], strict=True) if level[3] == outer[0]]
+    solid = area / max(cv2.contourArea(cv2.convexHull(outline)), 1)
+    return bool(holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86)
+
+
 def _field(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:
     index = int(rng.integers(len(images)))
     label = int(labels[index])
@@ -229,7 +247,8 @@ def _photograph_one(
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
         if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
-            return candidates[best], label, candidates[(alike < UNLIKE) & candidates.any(axis=(1, 2))]
+            beside = [image.any() and not reads_as_bar_or_ring(image) for image in candidates] & (alike < UNLIKE)
+            return candidates[best], label, candidates[beside]
 
 
 def _read_one(

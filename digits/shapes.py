@@ -73,7 +73,7 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
     places = starts[chosen] + (0.8 * (areas[chosen] - 1)).astype(np.int64)
     cut[chosen] = np.maximum(CUT * values[places].astype(np.float64), floor)
     level = np.take(cut, patches)
-    wide = _more_than_a_digit(stats, half.shape)
+    wide = _more_than_a_digit(stats, half.shape) & np.isfinite(cut)
     if wide.any():
         reach = round(WINDOW * max(half.shape)) | 1
         around = cv2.dilate(cv2.blur(half, (3, 3)), np.ones((reach, reach), np.uint8))
@@ -101,11 +101,10 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
 
 
 def _more_than_a_digit(stats: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which components, without the ground, reach the frame of a map of that shape or far across it."""
+    """Which components reach the frame of a map of that shape, or far across it."""
     height, width = shape
     x, y, w, h = stats[:, : cv2.CC_STAT_AREA].T
     wide = (x == 0) | (y == 0) | (x + w == width) | (y + h == height) | (np.maximum(w, h) > 0.7 * min(shape))
-    wide[0] = False
     return np.asarray(wide, np.bool_)
 
 

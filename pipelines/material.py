@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from digits.data import Data, Split, load
 from digits.fit import TrainingSet
-from digits.outliers import make_outliers, reads_as_bar_or_ring
+from digits.outliers import make_outliers
 from digits.photographer import Photographs, make_photographs
 from digits.settings import cores
 from pipelines import own, provenance
@@ -85,8 +85,8 @@ def prepare(data: Data, photographs: int, outliers: int, seed: int, extra: Own |
     none: NDArray[np.uint8] | None = None
     if outliers:
         none = outliers_of(data.train, outliers, seed, "pictures of no digit")[0]
-        beside = [image for image in taken.beside if not reads_as_bar_or_ring(image)] if taken else []
-        none = np.concatenate([none, *(image[None] for image in beside)])
+        if taken:
+            none = np.concatenate([none, taken.beside])
     photographed = own.joined(taken.digits if taken else None, extra)
     return Material(
         TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None

@@ -8,8 +8,8 @@ import pytest
 
 from digits import glyphs
 from digits.handwriting import LETTERS, write_digit
-from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS, drawn_digit, make_outliers, reads_as_bar_or_ring
-from digits.photographer import likeness
+from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS, drawn_digit, make_outliers
+from digits.photographer import likeness, reads_as_bar_or_ring
 
 LABELS = np.arange(40, dtype=np.int64) % 10
 IMAGES = np.stack(

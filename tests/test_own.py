@@ -10,7 +10,7 @@ import pytest
 
 from digits.data import Data, Split
 from digits.data import load as load_data
-from digits.outliers import reads_as_bar_or_ring
+from digits.photographer import reads_as_bar_or_ring
 from pipelines import evaluate, own, worker
 from pipelines.errors import UserError
 from pipelines.material import photographs_of, prepare
