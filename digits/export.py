@@ -20,7 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from digits.fit import predict_logits
-from digits.network import IMAGE_SIZE, THIN, DigitNet, Thin, eleven_way
+from digits.network import CHANNELS, IMAGE_SIZE, MIXTURES, SHARED, THIN, TWINS, DigitNet, Thin, eleven_way
 
 OPSET = 20
 
@@ -78,7 +78,7 @@ class _Moments:
     def __init__(self) -> None:
         self.count, self.sum, self.products = 0, torch.zeros(()), torch.zeros(())
 
-    def __call__(self, _layer: nn.Module, _inputs: object, outputs: Tensor) -> None:
+    def __call__(self, outputs: Tensor) -> None:
         rows = outputs.detach().double().movedim(1, -1).flatten(0, -2)
         self.count += len(rows)
         self.sum = self.sum + rows.sum(dim=0)
@@ -88,50 +88,106 @@ class _Moments:
         """The mean (channels,), and the directions of largest variance (channels, width)."""
         mean = self.sum / self.count
         directions = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))[1]  # by ascending variance
-        # Turned at random, the components have like variances: one scale of int8 then fits them all.
-        turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)).double())[0]
-        return mean, directions[:, -width:] @ turn
+        return mean, directions[:, -width:] @ _turn(width)
 
 
 def factorise(net: DigitNet, images: NDArray[np.uint8]) -> DigitNet:
-    """Nearly the same network, with the boxes of `network.THIN` as two thin layers each: a quarter of the weights.
+    """Nearly the same network with thin layers, as `network.thin` makes them: a twentieth of the weights.
 
-    The outputs of these boxes hardly ever leave so many of their directions. Those are found as the principal
-    components of the outputs, and a box becomes a layer that gives the place along them and one that turns it back (the
-    linear case of Zhang et al., arXiv:1505.06798). Batch normalisation is folded in. From a network that was trained
-    thin nothing is lost but rounding.
+    The outputs of these boxes hardly ever leave a few of their directions. Those are found as the principal components
+    of the outputs, and a box becomes a layer that gives the place along them and one that turns it back (the linear
+    case of Zhang et al., arXiv:1505.06798). Batch normalisation is folded in. From a network that was trained thin
+    nothing is lost but rounding.
 
     Args:
         net: trained; it is copied, not changed.
         images: training pictures uint8 (n, 28, 28) of the kinds that are served, n ≥ 2.
     """
     thin = copy.deepcopy(net).cpu().eval()
-    heard = {box: _Moments() for box in THIN}
-    hooks = [thin.get_submodule(f"{box}.1").register_forward_hook(moments) for box, moments in heard.items()]
+    layers = {box: _folded(thin.get_submodule(box)) for box in THIN}
+    layers["shared"] = _side_by_side([_folded(thin.get_submodule(box)) for box in TWINS])
+    moments = {name: _Moments() for name in layers}
+    hooks = [
+        thin.get_submodule(name).register_forward_hook(
+            lambda _box, inputs, _outputs, name=name: moments[name](layers[name](inputs[0]))
+        )
+        for name in layers
+    ]
     predict_logits(thin, images)
     for hook in hooks:
         hook.remove()
-    for box, moments in heard.items():
-        setattr(thin, box, _in_two(thin.get_submodule(box), *moments.directions(THIN[box])))
+    widths = {"shared": SHARED, **THIN}
+    parts = {name: _thin(layer, *moments[name].directions(widths[name])) for name, layer in layers.items()}
+    thin.shared, both = parts.pop("shared")
+    for box, one in zip(TWINS, _apart(both, len(TWINS)), strict=True):
+        setattr(thin, box, nn.Sequential(one, nn.ReLU()))
+    for box, part in parts.items():
+        setattr(thin, box, nn.Sequential(*part, nn.ReLU()))
     return thin
 
 
-def _in_two(box: nn.Module, mean: Tensor, basis: Tensor) -> nn.Sequential:
-    """A box (layer, batch normalisation, ReLU) whose outputs are taken to lie on the mean and along the basis."""
-    layer, norm, relu = box.children()
+def _side_by_side(layers: list[nn.Linear | nn.Conv2d]) -> nn.Conv2d:
+    """Convolutions of the same inputs as one, with the outputs of all."""
+    first = layers[0]
+    assert isinstance(first, nn.Conv2d)
+    outputs = sum(len(layer.weight) for layer in layers)
+    together = nn.Conv2d(first.in_channels, outputs, kernel_size=3, padding=1)
+    for name, parameter in together.named_parameters():
+        parameter.data = torch.cat([layer.get_parameter(name).data for layer in layers])
+    return together
+
+
+def _apart(layer: nn.Module, count: int) -> list[nn.Conv2d]:
+    """A 1×1 convolution as several, each with its part of the outputs."""
+    weights, biases = (layer.get_parameter(name).data.chunk(count) for name in ("weight", "bias"))
+    parts = []
+    for weight, bias in zip(weights, biases, strict=True):
+        part = nn.Conv2d(weight.shape[1], len(weight), kernel_size=1)
+        part.weight.data = weight
+        part.get_parameter("bias").data = bias
+        parts.append(part)
+    return parts
+
+
+def _folded(box: nn.Module) -> nn.Linear | nn.Conv2d:
+    """The layer of a box (layer, batch normalisation, ReLU), with a bias and the normalisation folded in."""
+    layer, norm, _ = box.children()
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-    weight = layer.weight.double().flatten(1)
-    scale = norm.weight.double() / torch.sqrt(norm.get_buffer("running_var").double() + norm.eps)
-    shift = norm.bias.double() - norm.get_buffer("running_mean").double() * scale
-    down, up = Thin(layer, basis.shape[1], bias=True)
-    for part, matrix, bias in (
-        (down, basis.T @ (weight * scale[:, None]), basis.T @ (shift - mean)),
-        (up, basis, mean),
-    ):
-        part.get_parameter("weight").data = matrix.float().view(part.get_parameter("weight").shape)
+    scale = norm.weight / torch.sqrt(norm.get_buffer("running_var") + norm.eps)
+    folded = copy.deepcopy(layer)
+    folded.weight.data = layer.weight.data * scale.data.view(-1, *[1] * (layer.weight.ndim - 1))
+    folded.bias = nn.Parameter((norm.bias - norm.get_buffer("running_mean") * scale).detach())
+    return folded
+
+
+def _thin(layer: nn.Linear | nn.Conv2d, mean: Tensor, basis: Tensor) -> Thin:
+    """A layer whose outputs are taken to lie on the mean and along the basis."""
+    thin = Thin(layer, basis.shape[1], bias=True)
+    *mixture, down, up = thin
+    matrix = basis.T @ layer.weight.data.double().flatten(1)
+    for mix in mixture:
+        matrix, mix.get_parameter("weight").data = _mixed(matrix)
+    for part, weights, bias in ((down, matrix, basis.T @ (layer.get_parameter("bias").data - mean)), (up, basis, mean)):
+        part.get_parameter("weight").data = weights.float().view(part.get_parameter("weight").shape)
         part.get_parameter("bias").data = bias.float()
-    return nn.Sequential(down, up, relu)
+    return thin
+
+
+def _mixed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix for all channels of all places as one for mixtures of the channels, and the mixtures, float32.
+
+    These are the directions among the channels that the matrix listens to most.
+    """
+    channels = matrix.view(-1, CHANNELS)
+    directions = torch.linalg.eigh(channels.T @ channels)[1][:, -MIXTURES:]
+    mixtures = directions @ _turn(MIXTURES)
+    return (channels @ mixtures).view(len(matrix), -1), mixtures.T.float().contiguous()
+
+
+def _turn(width: int) -> Tensor:
+    """A random rotation: turned by it, components have like variances, and one scale of int8 fits them all."""
+    return torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)).double())[0]
 
 
 def quantise(model: bytes, calibration: NDArray[np.uint8]) -> bytes:

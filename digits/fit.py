@@ -107,7 +107,7 @@ def fit(
 ) -> DigitNet:
     """Train a network.
 
-    An epoch shows as many pictures as there are digits to train on, in the recipe's mix.
+    An epoch shows as many pictures as there are to train on, in the recipe's mix.
 
     Args:
         recipe: settings.
@@ -273,7 +273,7 @@ class _Batches:
             on_device = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
             self.sources.append((*on_device, share, disturbed))
         self.generator = Generator(device)
-        self.steps = max(1, len(train.digits) // size)
+        self.steps = max(1, sum(len(labels) for _, labels, *_ in self.sources) // size)
 
     def __len__(self) -> int:
         return self.steps

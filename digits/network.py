@@ -12,9 +12,13 @@ from torch.nn import functional as F
 
 IMAGE_SIZE = 28
 DIGITS = 10
-# Five sixths of all the work is in these boxes, and their outputs hardly leave so few directions: a network that is
-# trained with matrices no wider than that is as good, and served in half the time (docs/log.md).
+# Nearly all the work is in these boxes, and their outputs hardly leave so few directions: a network that is trained
+# with matrices no wider than that is as good, and served in a fraction of the time (docs/log.md).
 THIN = {"conv3_1": 32, "conv3_2": 32, "fc1": 192}
+TWINS = ("conv2_1", "conv2_2")  # both look at conv1: the 3×3 kernels of so many channels are enough for the two
+SHARED = 48
+CHANNELS = 512  # of conv3
+MIXTURES = 64  # of these channels, the same at all 49 places, are what a thin fc1 reads
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -51,8 +55,19 @@ class Dense(nn.Sequential):
         super().__init__(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True))
 
 
+class Mixture(nn.Linear):
+    """One linear layer for each of several places: (n, places · inputs) to (n, places · outputs)."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        places = rows.shape[1] // self.in_features
+        return super().forward(rows.reshape(-1, self.in_features)).reshape(-1, places * self.out_features)
+
+
 class Thin(nn.Sequential):
-    """A layer whose matrix is the product of two thin ones: by way of `width` numbers to its outputs."""
+    """A layer whose matrix is the product of thin ones: by way of `width` numbers to its outputs.
+
+    A dense one, fc1's, gets to these by way of a few mixtures of the channels at each place.
+    """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, width: int, bias: bool = False) -> None:
         if isinstance(layer, nn.Conv2d):
@@ -60,17 +75,12 @@ class Thin(nn.Sequential):
                 _convolution(layer.in_channels, width, bias), nn.Conv2d(width, layer.out_channels, 1, bias=bias)
             )
         else:
+            mixed = layer.in_features // CHANNELS * MIXTURES
             super().__init__(
-                nn.Linear(layer.in_features, width, bias=bias), nn.Linear(width, layer.out_features, bias=bias)
+                Mixture(CHANNELS, MIXTURES, bias=False),
+                nn.Linear(mixed, width, bias=bias),
+                nn.Linear(width, layer.out_features, bias=bias),
             )
-
-    def multiplied_out(self) -> nn.Linear | nn.Conv2d:
-        """The same layer, which has no bias, with one matrix."""
-        down, up = (layer.get_parameter("weight") for layer in self)
-        inputs, outputs = down.shape[1], up.shape[0]
-        whole = _convolution(inputs, outputs) if down.ndim == 4 else nn.Linear(inputs, outputs, bias=False)
-        whole.weight.data = (up.data.flatten(1) @ down.data.flatten(1)).view(whole.weight.shape)
-        return whole
 
 
 def _convolution(inputs: int, outputs: int, bias: bool = False) -> nn.Conv2d:
@@ -94,6 +104,7 @@ class DigitNet(nn.Module):
     def __init__(self, dropout: float = 0.3) -> None:
         super().__init__()
         self.conv1 = Convolution(1, 32)
+        self.shared: nn.Module = nn.Identity()  # where they are thin, what conv2_1 and conv2_2 have in common
         self.conv2_1 = Convolution(32, 64)
         self.conv2_2 = Convolution(32, 64)
         self.conv3_1 = Convolution(64, 256)
@@ -113,7 +124,7 @@ class DigitNet(nn.Module):
         Returns:
             float (n, 10). An eleventh class, "not a digit", has the implicit logit 0: see `eleven_way`.
         """
-        pooled = F.max_pool2d(self.conv1(standardise(images)), 2)
+        pooled = self.shared(F.max_pool2d(self.conv1(standardise(images)), 2))
         branch_1 = self.conv3_1(F.max_pool2d(self.conv2_1(pooled), 2))
         branch_2 = self.conv3_2(F.max_pool2d(self.conv2_2(pooled), 2))
         features = self.conv3(branch_1, branch_2).permute(0, 2, 3, 1).flatten(1)
@@ -123,7 +134,11 @@ class DigitNet(nn.Module):
 
 
 def thin(net: DigitNet) -> None:
-    """Gives the boxes of THIN a matrix that is the product of two thin ones: new layers, with a part of the work."""
+    """Gives the boxes of TWINS and THIN matrices that are products of thin ones: new layers, a part of the work."""
+    net.shared = _convolution(32, SHARED)
+    for box in TWINS:
+        layers = _layers(net, box)
+        layers[0] = nn.Conv2d(SHARED, len(layers[0].get_parameter("weight")), 1, bias=False)
     for box, width in THIN.items():
         layers = _layers(net, box)
         layer = layers[0]
@@ -133,11 +148,27 @@ def thin(net: DigitNet) -> None:
 
 def widen(net: DigitNet) -> None:
     """Multiplies thin matrices out: the network answers as before, and has the weights of the figure again."""
+    for box in TWINS:
+        layers = _layers(net, box)
+        layers[0] = multiplied_out(nn.Sequential(net.shared, layers[0]))
+    net.shared = nn.Identity()
     for box in THIN:
         layers = _layers(net, box)
         layer = layers[0]
-        assert isinstance(layer, Thin)
-        layers[0] = layer.multiplied_out()
+        assert isinstance(layer, nn.Sequential)
+        layers[0] = multiplied_out(layer)
+
+
+def multiplied_out(layers: nn.Sequential) -> nn.Linear | nn.Conv2d:
+    """The one layer that does what thin ones without biases do in turn: a Thin, or two convolutions, the second 1×1."""
+    *mixture, down, up = (layer.get_parameter("weight").data for layer in layers)
+    matrix = up.flatten(1) @ down.flatten(1)
+    for mix in mixture:
+        matrix = (matrix.view(len(matrix), -1, len(mix)) @ mix).flatten(1)
+    outputs, inputs = matrix.shape
+    whole = _convolution(down.shape[1], outputs) if down.ndim == 4 else nn.Linear(inputs, outputs, bias=False)
+    whole.weight.data = matrix.view(whole.weight.shape)
+    return whole
 
 
 def _layers(net: DigitNet, box: str) -> nn.Sequential:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from digits.data import Split, load
 from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, predict_logits
-from digits.network import THIN, DigitNet, thin
+from digits.network import CHANNELS, MIXTURES, SHARED, THIN, TWINS, DigitNet, thin
 
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, label_smoothing=0.0, dropout=0.0)
 
@@ -90,7 +90,8 @@ def test_a_checkpoint_of_another_training_is_not_used(small, bundled, tmp_path):
 def test_batches_hold_the_shares_that_the_recipe_asks_for(small):
     recipe = dataclasses.replace(QUICK, photographs=0.25, outliers=0.125)
     batches = list(_Batches(recipe, small, torch.device("cpu"), 0).epoch(1))
-    assert len(batches) == 4
+    shown = len(small.digits) + len(small.photographs) + len(small.outliers)
+    assert len(batches) == shown // 64
     for pictures, labels in batches:
         assert pictures.shape == (64, 28, 28)
         assert int((labels == NOT_A_DIGIT).sum()) == 8
@@ -102,11 +103,17 @@ def test_a_step_multiplies_no_more_than_its_layers_need(bundled):
     with FlopCounterMode(display=False) as counter:
         fit(QUICK, TrainingSet(pictures), few, epochs=1, seed=0, device="cpu")
     places = {"conv1": 28 * 28, "conv2_1": 14 * 14, "conv2_2": 14 * 14, "conv3_1": 7 * 7, "conv3_2": 7 * 7}
+    places |= {"shared": 14 * 14, "fc1.0.0": 7 * 7}
     net = DigitNet()
-    multiplied_out = sum(width * net.get_submodule(box)[0].weight.numel() for box, width in THIN.items())
+    whole = {name: weights.numel() for name, weights in net.named_parameters()}
+    multiplied_out = sum(SHARED * whole[f"{box}.0.weight"] for box in TWINS)
+    multiplied_out += sum(THIN[box] * whole[f"{box}.0.weight"] for box in ("conv3_1", "conv3_2"))
+    multiplied_out += (THIN["fc1"] * MIXTURES // CHANNELS + MIXTURES) * whole["fc1.0.weight"]
     thin(net)
-    matrices = {name: weights for name, weights in net.named_parameters() if weights.ndim > 1}
-    layers = sum(weights.numel() * places.get(name.split(".")[0], 1) for name, weights in matrices.items())
+    matrices = {name.removesuffix(".weight"): part for name, part in net.named_parameters() if part.ndim > 1}
+    layers = sum(
+        weights.numel() * places.get(name, places.get(name.split(".")[0], 1)) for name, weights in matrices.items()
+    )
     needed = 2 * (64 * 3 * layers + len(few) * layers + multiplied_out)
     assert 0.95 * needed < counter.get_total_flops() < 1.05 * needed
 

@@ -5,7 +5,19 @@ from math import prod
 import pytest
 import torch
 
-from digits.network import THIN, DigitNet, eleven_way, standardise, thin, widen
+from digits.network import (
+    CHANNELS,
+    MIXTURES,
+    SHARED,
+    THIN,
+    TWINS,
+    DigitNet,
+    Mixture,
+    eleven_way,
+    standardise,
+    thin,
+    widen,
+)
 
 BOXES = {
     "conv1": (32, 28, 28),
@@ -34,7 +46,8 @@ def test_every_box_has_the_name_and_the_shape_of_the_figure(net):
         )
     net(torch.zeros(2, 28, 28, dtype=torch.uint8))
     assert shapes == BOXES
-    assert set(dict(net.named_children())) == {*BOXES, "dropout"}
+    assert set(dict(net.named_children())) == {*BOXES, "shared", "dropout"}
+    assert isinstance(net.shared, torch.nn.Identity)
 
 
 def test_kernels_are_three_by_three_and_pooling_stands_between_the_boxes(net):
@@ -82,6 +95,12 @@ def test_the_eleventh_class_has_the_fixed_logit_zero():
     assert torch.allclose(ratio, logits.softmax(1), atol=1e-6)
 
 
+def test_a_mixture_does_the_same_at_every_place():
+    mixture, rows = Mixture(4, 2, bias=False), torch.rand(3, 5 * 4)
+    places = rows.view(3, 5, 4) @ mixture.weight.T
+    assert torch.allclose(mixture(rows), places.flatten(1), atol=1e-6)
+
+
 def test_thin_matrices_multiplied_out_give_the_same_answers_and_the_network_of_the_figure():
     torch.manual_seed(1)
     net = DigitNet().eval()
@@ -89,8 +108,12 @@ def test_thin_matrices_multiplied_out_give_the_same_answers_and_the_network_of_t
     image = torch.rand(3, 28, 28) * 255
     thin(net)
     for box, width in THIN.items():
-        assert net.get_submodule(box)[0][0].weight.shape[0] == net.get_submodule(box)[0][1].weight.shape[1] == width
-    assert sum(weights.numel() for weights in net.parameters()) < 0.25 * sum(prod(shape) for shape in full)
+        *_, down, up = net.get_submodule(box)[0]
+        assert down.weight.shape[0] == up.weight.shape[1] == width
+    assert net.get_submodule("fc1")[0][0].weight.shape == (MIXTURES, CHANNELS)
+    for box in TWINS:
+        assert net.get_submodule(box)[0].weight.shape == (64, SHARED, 1, 1)
+    assert sum(weights.numel() for weights in net.parameters()) < 0.06 * sum(prod(shape) for shape in full)
     before = net(image)
     widen(net)
     assert torch.allclose(net(image), before, atol=1e-4)
