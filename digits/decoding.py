@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -35,6 +36,8 @@ ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 # Larger pictures are reduced while they are decoded: a digit a twentieth as high as the picture still has 50 pixels.
 LONG_SIDE = 1024
 LARGE = 25_000_000  # pixels, twice a phone's photograph
+SMALL_FILE, SMALL_SIDE = 8192, 128
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -72,6 +75,9 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         raise ImageError(
             "too_large", f"the image has {len(data):,} bytes, at most {limits.max_bytes:,} are accepted", 413
         )
+    small = _small_png(data) if len(data) <= SMALL_FILE else None
+    if small is not None and small.size <= limits.max_pixels:
+        return small
     kind = _kind(data)
     try:
         # libwebp allocates the whole canvas as soon as it is opened, the others when pixels are asked for.
@@ -96,6 +102,31 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         ) from error
 
 
+def _small_png(data: bytes) -> Pixels | None:
+    """The pixels of a thumbnail as most programs write it; None for any other file, and for all that is not in order.
+
+    That is a PNG of at most 128 × 128 pixels in 8 bits of grey, with one chunk of them and nothing besides. Opening it
+    with Pillow would cost a request a tenth of its time.
+    """
+    if not data.startswith(PNG_START + b"\0\0\0\rIHDR") or not data.endswith(PNG_END) or len(data) < 57:
+        return None
+    width, height, *form, head_sum, length = struct.unpack_from(">II5BII", data, 16)
+    if form != [8, 0, 0, 0, 0] or not 0 < width <= SMALL_SIDE or not 0 < height <= SMALL_SIDE:
+        return None
+    if data[37:41] != b"IDAT" or len(data) != 57 + length or zlib.crc32(data[12:29]) != head_sum:
+        return None
+    if zlib.crc32(data[37:-16]) != int.from_bytes(data[-16:-12], "big"):
+        return None
+    stream, expected = zlib.decompressobj(), height * (width + 1)
+    try:
+        rows = stream.decompress(data[41:-16], expected + 1)
+    except zlib.error:
+        return None
+    if len(rows) != expected or not stream.eof or stream.unused_data or max(rows[:: width + 1]) > 4:
+        return None
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
+
+
 _one_large = threading.RLock()
 
 
@@ -106,7 +137,7 @@ def _turn(width: int, height: int) -> AbstractContextManager[Any]:
 
 def _kind(data: bytes) -> str:
     """The format by its first bytes."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(PNG_START):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -118,7 +149,7 @@ def _kind(data: bytes) -> str:
         return "BMP"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # + is BigTIFF
         return "TIFF"
-    if len(data) < 12 and any(magic.startswith(data) for magic in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a")):
+    if len(data) < 12 and any(magic.startswith(data) for magic in (PNG_START, b"\xff\xd8\xff", b"GIF89a")):
         raise ImageError("truncated_image", f"the image ends after {len(data)} bytes: send the whole file")
     raise ImageError("not_an_image", f"the content is not an image that can be read: expected {ACCEPTED}")
 

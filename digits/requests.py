@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from digits.decoding import PNG_START, SMALL_FILE, SMALL_SIDE
+
 ACCEPTED = "send the image file itself (Content-Type: image/* or application/octet-stream) or multipart/form-data"
-PNG_START = b"\x89PNG\r\n\x1a\n"
-SMALL_BYTES = 8192
-SMALL_PIXELS = 128 * 128
 
 
 class Refusal(Exception):
@@ -134,10 +133,10 @@ def is_small(data: bytes) -> bool:
 
     Only PNG says its size in a fixed place; a few bytes of any other format may unfold to a hundred megapixels.
     """
-    if len(data) > SMALL_BYTES or not data.startswith(PNG_START) or len(data) < 24:
+    if len(data) > SMALL_FILE or not data.startswith(PNG_START) or len(data) < 24:
         return False
     width, height = struct.unpack_from(">II", data, 16)
-    return bool(width * height <= SMALL_PIXELS)
+    return bool(width * height <= SMALL_SIDE**2)
 
 
 def authorised(headers: dict[bytes, bytes], key: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -145,11 +147,11 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     upright = image if light_ink else inverted(image)
     base, top = (ground, high) if light_ink else (255 - ground, 255 - low)
     span = max(top - base, 1)
-    mask = (upright > base + 0.4 * span).astype(np.uint8)
+    mask = np.asarray(cv2.threshold(upright, base + 0.4 * span, 1, cv2.THRESH_BINARY)[1], np.uint8)
     # A drawing or a scan: ground and ink are flat, and there is little between them.
     inked = ring(mask)
-    between = (upright > base + 0.12 * span) & (upright < base + 0.8 * span)
-    clean = np.count_nonzero(between) < 0.25 * image.size and cv2.countNonZero(inked) < 0.25 * inked.size
+    between = cv2.inRange(upright, math.floor(base + 0.12 * span) + 1, math.ceil(base + 0.8 * span) - 1)
+    clean = cv2.countNonZero(between) < 0.25 * image.size and cv2.countNonZero(inked) < 0.25 * inked.size
     clean = clean and cv2.countNonZero(mask) < 0.45 * mask.size and _flat(rim, ground, inked)
     x, y, w, h = cv2.boundingRect(mask)
     if not clean:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -111,6 +112,51 @@ def test_grey_modes_decode_to_grey(mode: str) -> None:
         image = Image.fromarray(grey).convert(mode)
     pixels = decode(encoded(image, "TIFF" if mode in ("I", "F") else "PNG"))
     assert close(pixels if pixels.ndim == 2 else pixels[..., 0], grey, 1)
+
+
+def thumbnails() -> list[tuple[str, bytes, np.ndarray]]:
+    """Small grey PNGs as several programs write them."""
+    random = np.random.default_rng(0)
+    made = []
+    for height, width in ((28, 28), (1, 1), (17, 40), (128, 128)):
+        pixels = np.asarray(drawing().convert("L").resize((width, height))) // 2 + random.integers(0, 9, 1, np.uint8)
+        for name, level in (("Pillow", 6), ("Pillow, best", 9), ("Pillow, raw", 0)):
+            data = encoded(Image.fromarray(pixels), "PNG", compress_level=level)
+            made.append((f"{name} {width}x{height}", data, pixels))
+        made.append((f"OpenCV {width}x{height}", cv2.imencode(".png", pixels)[1].tobytes(), pixels))
+    return made
+
+
+@pytest.mark.parametrize(("data", "pixels"), [pytest.param(*rest, id=name) for name, *rest in thumbnails()])
+def test_a_thumbnail_is_read_pixel_by_pixel_without_pillow(data: bytes, pixels: np.ndarray, monkeypatch) -> None:
+    expected = decode(data)
+    monkeypatch.setattr(decoding, "_open", lambda *_: pytest.fail("opened with Pillow"))
+    if len(data) <= decoding.SMALL_FILE:
+        assert np.array_equal(decode(data), pixels)
+    assert np.array_equal(expected, pixels)
+
+
+def test_a_thumbnail_that_is_damaged_anywhere_is_left_to_pillow() -> None:
+    whole = next(data for name, data, _ in thumbnails() if name == "OpenCV 28x28")
+    assert decoding._small_png(whole) is not None
+    for place in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            assert decoding._small_png(bytes(damaged)) is None
+        assert decoding._small_png(whole[:place]) is None
+        assert decoding._small_png(whole[:place] + whole[place + 1 :]) is None
+
+
+@pytest.mark.parametrize("rows", [b"\0" * 28 * 29 + b"\0", b"\0" * 28 * 28, b"\5" * 28 * 29, b"\0" * 5_000_000])
+def test_a_thumbnail_with_other_than_its_rows_is_left_to_pillow(rows: bytes) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">II5B", 28, 28, 8, 0, 0, 0, 0))
+    data = decoding.PNG_START + head + chunk(b"IDAT", zlib.compress(rows, 9)) + decoding.PNG_END
+    assert len(data) <= decoding.SMALL_FILE
+    assert decoding._small_png(data) is None
 
 
 def test_sixteen_bits_keep_the_upper_eight() -> None:
