@@ -247,7 +247,9 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         async def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             sizes.observe(len(images))
             alone = len(images) == 1  # then the way to a thread and back would take longer than the model
-            rows: NDArray[np.float32] = predict(images) if alone else await loop.run_in_executor(thread, predict, images)
+            rows: NDArray[np.float32] = (
+                predict(images) if alone else await loop.run_in_executor(thread, predict, images)
+            )
             return rows
 
         return Batching(score, SETTINGS.max_batch_size)
