@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 IMAGE_SIZE = 28
 DIGITS = 10
-# Nearly all the work is in these boxes, and their outputs hardly leave so few directions: a network that is trained
+# Nearly all the work is in five boxes, and what they give hardly leaves a few directions: a network that is trained
 # with matrices no wider than that is as good, and served in a fraction of the time (docs/log.md).
-THIN = {"conv3_1": 32, "conv3_2": 32, "fc1": 192}
-TWINS = ("conv2_1", "conv2_2")  # both look at conv1: the 3×3 kernels of so many channels are enough for the two
-SHARED = 48
-CHANNELS = 512  # of conv3
-MIXTURES = 64  # of these channels, the same at all 49 places, are what a thin fc1 reads
+THIN = {"conv3_1": 32, "conv3_2": 32, "fc1": 192}  # how wide
+TWINS = ("conv2_1", "conv2_2")  # both look at conv1 and share
+SHARED = 48  # kernels of 3×3
+CHANNELS = 512  # of conv3, of which a thin fc1 reads
+MIXTURES = 64  # the same ones at all 49 places
 
 
 def standardise(images: Tensor) -> Tensor:
