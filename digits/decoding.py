@@ -75,8 +75,8 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         raise ImageError(
             "too_large", f"the image has {len(data):,} bytes, at most {limits.max_bytes:,} are accepted", 413
         )
-    small = _small_png(data) if len(data) <= SMALL_FILE else None
-    if small is not None and small.size <= limits.max_pixels:
+    small = _small_png(data, limits)
+    if small is not None:
         return small
     kind = _kind(data)
     try:
@@ -102,16 +102,18 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         ) from error
 
 
-def _small_png(data: bytes) -> Pixels | None:
+def _small_png(data: bytes, limits: Limits) -> Pixels | None:
     """The pixels of a thumbnail as most programs write it; None for any other file, and for all that is not in order.
 
     That is a PNG of at most 128 × 128 pixels in 8 bits of grey, with one chunk of them and nothing besides. Opening it
     with Pillow would cost a request a tenth of its time.
     """
-    if not data.startswith(PNG_START + b"\0\0\0\rIHDR") or not data.endswith(PNG_END) or len(data) < 57:
+    if not 57 <= len(data) <= SMALL_FILE or not data.startswith(PNG_START + b"\0\0\0\rIHDR"):
         return None
     width, height, *form, head_sum, length = struct.unpack_from(">II5BII", data, 16)
     if form != [8, 0, 0, 0, 0] or not 0 < width <= SMALL_SIDE or not 0 < height <= SMALL_SIDE:
+        return None
+    if width * height > limits.max_pixels or not data.endswith(PNG_END):
         return None
     if data[37:41] != b"IDAT" or len(data) != 57 + length or zlib.crc32(data[12:29]) != head_sum:
         return None

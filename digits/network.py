@@ -110,7 +110,7 @@ class DigitNet(nn.Module):
         self.conv3_1 = Convolution(64, 256)
         self.conv3_2 = Convolution(64, 256)
         self.conv3 = Concatenation()
-        self.fc1 = Dense(7 * 7 * 512, 1000)
+        self.fc1 = Dense(7 * 7 * CHANNELS, 1000)
         self.fc2 = Dense(1000, 500)
         self.output = nn.Linear(500, DIGITS)
         self.dropout = nn.Dropout(dropout)

@@ -118,34 +118,42 @@ def thumbnails() -> list[tuple[str, bytes, np.ndarray]]:
     """Small grey PNGs as several programs write them."""
     random = np.random.default_rng(0)
     made = []
-    for height, width in ((28, 28), (1, 1), (17, 40), (128, 128)):
+    levels = {(28, 28): (0, 6, 9), (1, 1): (0, 6, 9), (17, 40): (0, 6, 9), (128, 128): (6, 9)}
+    for (height, width), some in levels.items():
         pixels = np.asarray(drawing().convert("L").resize((width, height))) // 2 + random.integers(0, 9, 1, np.uint8)
-        for name, level in (("Pillow", 6), ("Pillow, best", 9), ("Pillow, raw", 0)):
+        for level in some:
             data = encoded(Image.fromarray(pixels), "PNG", compress_level=level)
-            made.append((f"{name} {width}x{height}", data, pixels))
+            made.append((f"Pillow, level {level}, {width}x{height}", data, pixels))
         made.append((f"OpenCV {width}x{height}", cv2.imencode(".png", pixels)[1].tobytes(), pixels))
     return made
 
 
 @pytest.mark.parametrize(("data", "pixels"), [pytest.param(*rest, id=name) for name, *rest in thumbnails()])
 def test_a_thumbnail_is_read_pixel_by_pixel_without_pillow(data: bytes, pixels: np.ndarray, monkeypatch) -> None:
-    expected = decode(data)
     monkeypatch.setattr(decoding, "_open", lambda *_: pytest.fail("opened with Pillow"))
-    if len(data) <= decoding.SMALL_FILE:
-        assert np.array_equal(decode(data), pixels)
-    assert np.array_equal(expected, pixels)
+    assert np.array_equal(decode(data), pixels)
+
+
+def test_a_thumbnail_in_a_large_file_or_over_the_pixel_limit_is_left_to_pillow() -> None:
+    pixels = np.asarray(drawing().convert("L").resize((128, 128)))
+    large = encoded(Image.fromarray(pixels), "PNG", compress_level=0)
+    assert decoding._small_png(large, Limits()) is None
+    assert np.array_equal(decode(large), pixels)
+    small, limits = encoded(Image.fromarray(pixels), "PNG"), Limits(max_pixels=128 * 128 - 1)
+    assert decoding._small_png(small, limits) is None
+    assert code_of(small, limits) == ("too_many_pixels", 422)
 
 
 def test_a_thumbnail_that_is_damaged_anywhere_is_left_to_pillow() -> None:
     whole = next(data for name, data, _ in thumbnails() if name == "OpenCV 28x28")
-    assert decoding._small_png(whole) is not None
+    assert decoding._small_png(whole, Limits()) is not None
     for place in range(len(whole)):
         for bit in range(8):
             damaged = bytearray(whole)
             damaged[place] ^= 1 << bit
-            assert decoding._small_png(bytes(damaged)) is None
-        assert decoding._small_png(whole[:place]) is None
-        assert decoding._small_png(whole[:place] + whole[place + 1 :]) is None
+            assert decoding._small_png(bytes(damaged), Limits()) is None
+        assert decoding._small_png(whole[:place], Limits()) is None
+        assert decoding._small_png(whole[:place] + whole[place + 1 :], Limits()) is None
 
 
 @pytest.mark.parametrize("rows", [b"\0" * 28 * 29 + b"\0", b"\0" * 28 * 28, b"\5" * 28 * 29, b"\0" * 5_000_000])
@@ -156,7 +164,7 @@ def test_a_thumbnail_with_other_than_its_rows_is_left_to_pillow(rows: bytes) -> 
     head = chunk(b"IHDR", struct.pack(">II5B", 28, 28, 8, 0, 0, 0, 0))
     data = decoding.PNG_START + head + chunk(b"IDAT", zlib.compress(rows, 9)) + decoding.PNG_END
     assert len(data) <= decoding.SMALL_FILE
-    assert decoding._small_png(data) is None
+    assert decoding._small_png(data, Limits()) is None
 
 
 def test_sixteen_bits_keep_the_upper_eight() -> None:
