@@ -226,6 +226,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
             watch = asyncio.create_task(self.follow())
             yield
             watch.cancel()
+            self.front.telemetry.flush()
 
     async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
         """One request's candidates through the batching queue, with the model that scored them."""

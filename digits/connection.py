@@ -43,6 +43,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.timeout_keep_alive = self.settings.idle_seconds  # type: ignore[assignment]
         self.ws_protocol_class = None  # no route is a WebSocket
+        self.access_log = False  # digits.front has its own
         self.waiting: asyncio.TimerHandle | None = None
         self.stuck: asyncio.TimerHandle | None = None
         self.in_head = False

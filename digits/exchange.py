@@ -26,11 +26,52 @@ SMALL_BODY = 65_536
 SMALL_BODY_SECONDS = 0.2  # until a small body that was announced is here, unless it never comes
 
 
+class Clock:
+    """The time limit of a worker's requests. Each is worked on `with` it; those that reach it get TimeoutError.
+
+    asyncio.timeout does the same with a timer for each. As all have the same limit they reach it in the order in which
+    they began, and one timer, for the first, is enough.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.due: dict[asyncio.Task[Any] | None, float] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.due[asyncio.current_task()] = due = loop.time() + self.seconds
+        if self.timer is None:
+            self.timer = loop.call_at(due, self.expire)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        task = asyncio.current_task()
+        expired = self.due.pop(task, None) is None
+        if self.timer is not None and not self.due:
+            self.timer.cancel()
+            self.timer = None
+        if expired and task is not None and task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def expire(self) -> None:
+        """Cancels what has reached its limit."""
+        loop = asyncio.get_running_loop()
+        for task, due in list(self.due.items()):
+            if due > loop.time():
+                self.timer = loop.call_at(due, self.expire)
+                return
+            del self.due[task]
+            if task is not None:
+                task.cancel()
+        self.timer = None
+
+
 class Gate:
     """What all requests of a worker share: the limits, and how much of them is in use."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
+        self.clock = Clock(settings.timeout)
         self.key = settings.api_key.encode()
         self.in_progress = 0
         self.buffered = 0
@@ -75,7 +116,7 @@ class Exchange:
         gate.in_progress += 1
         gate.telemetry.begin()
         try:
-            async with asyncio.timeout(gate.settings.timeout):
+            with gate.clock:
                 self.admit(limit)
                 content = await handler(self)
             return await self.answer(200, content)

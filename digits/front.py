@@ -29,6 +29,9 @@ from digits.telemetry import Telemetry
 log = logging.getLogger("bentoml.digits")
 NOT_FOUND = Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
 READING = ("GET", "HEAD")
+# Plain formatting: rounding eleven numbers and json.dumps take four times as long. A name has no letters to escape.
+TEN = ", ".join(["%.6f"] * 10)
+RESULT = f'{{"digit": %d, "probability": %.6f, "probabilities": [{TEN}], "accepted": %s, "model": "%s"%s}}'
 CHUNK = 16  # pictures of a batch that are decoded and handed to the model together
 
 
@@ -108,6 +111,8 @@ class Front:
             return "other", await exchange.refuse(NOT_FOUND)
         if exchange.scope["method"] not in READING:
             return route, await exchange.refuse(not_allowed(route, READING))
+        if route == "/metrics":
+            await self.telemetry.settle()
         status = 500
 
         async def watched(message: Message) -> None:
@@ -135,7 +140,7 @@ class Front:
             raise reading
         probabilities, digitness, served = await self.infer(reading.images)
         exchange.model = served.name
-        return json.dumps(self.result(reading, probabilities, digitness, served, exchange)).encode()
+        return self.result(reading, probabilities, digitness, served, exchange).encode()
 
     async def predict_batch(self, exchange: Exchange) -> bytes:
         """POST /predict_batch: any number of pictures, each a multipart field `images`; results in the same order."""
@@ -145,9 +150,9 @@ class Front:
         images = multipart(body, exchange.boundary, "images", self.settings.max_batch_items)
         parts = [self.part(images[start : start + CHUNK], exchange) for start in range(0, len(images), CHUNK)]
         results = [result for part in await asyncio.gather(*parts) for result in part]
-        return json.dumps({"results": results}).encode()
+        return f'{{"results": [{", ".join(results)}]}}'.encode()
 
-    async def part(self, images: list[bytes], exchange: Exchange) -> list[dict[str, Any]]:
+    async def part(self, images: list[bytes], exchange: Exchange) -> list[str]:
         """The results of a few of a batch's pictures: decoded in one thread, scored in one go."""
         loop = asyncio.get_running_loop()
         readings = await loop.run_in_executor(self.pool, lambda: [self.read(image) for image in images])
@@ -159,7 +164,7 @@ class Front:
         for reading in readings:
             if isinstance(reading, Refusal):
                 self.telemetry.error(reading.code)
-                results.append(reading.body())
+                results.append(json.dumps(reading.body()))
                 continue
             rows = slice(start, start := start + len(reading.images))
             results.append(self.result(reading, probabilities[rows], digitness[rows], served, exchange))
@@ -182,22 +187,17 @@ class Front:
         digitness: NDArray[np.float32],
         served: Served,
         exchange: Exchange,
-    ) -> dict[str, Any]:
-        """The JSON object about one picture."""
+    ) -> str:
+        """What is said about one picture, as JSON."""
         answer = served.classifier.decide(reading, probabilities, digitness)
         self.telemetry.answer(answer, reading.crowded, reading.blank)
-        result: dict[str, Any] = {
-            "digit": answer.digit,
-            "probability": round(answer.probability, 6),
-            "probabilities": [round(probability, 6) for probability in answer.probabilities],
-            "accepted": answer.accepted,
-            "model": served.name,
-        }
+        more = ""
         if exchange.explain:
             png = cv2.imencode(".png", reading.images[answer.chosen])[1].tobytes()
-            result["seen"] = base64.b64encode(png).decode()
-            result["milliseconds"] = round((time.perf_counter() - exchange.started) * 1000, 2)
-        return result
+            milliseconds = (time.perf_counter() - exchange.started) * 1000
+            more = f', "seen": "{base64.b64encode(png).decode()}", "milliseconds": {milliseconds:.2f}'
+        accepted = "true" if answer.accepted else "false"
+        return RESULT % (answer.digit, answer.probability, *answer.probabilities, accepted, served.name, more)
 
     async def model(self, exchange: Exchange) -> bytes:
         """GET /model: where the answers come from."""

@@ -6,6 +6,7 @@ import math
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from digits.ink import Bytes, Floats
 
@@ -82,30 +83,31 @@ def grey(picture: Bytes) -> Bytes:
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def ring(image: Bytes, depth: int = 2) -> Bytes:
-    """The pixels along the four sides, in one row."""
-    inner = image[depth:-depth]
-    return np.concatenate(
-        (image[:depth].ravel(), image[-depth:].ravel(), inner[:, :depth].ravel(), inner[:, -depth:].ravel())
-    )
+def _ring(depth: int) -> NDArray[np.intp]:
+    """Where the pixels along the four sides are, for `take`."""
+    inner = np.zeros((SIDE - 2 * depth, SIDE - 2 * depth), bool)
+    return np.flatnonzero(np.pad(inner, depth, constant_values=True))
+
+
+RIM, WIDE_RIM = _ring(2), _ring(3)
 
 
 def middle(values: Bytes) -> float:
-    """The median; np.median takes five times as long for so few."""
+    """The median of an even number of values; np.median takes five times as long for so few."""
     half = len(values) // 2
     low, high = np.sort(values)[half - 1 : half + 1].tolist()
-    return (low + high) / 2 if len(values) % 2 == 0 else float(high)
+    return float(low + high) / 2
 
 
 def inverted(image: Bytes) -> Bytes:
     return np.asarray(255 - image, np.uint8)
 
 
-def _flat(rim: Bytes, ground: float, inked: Bytes) -> bool:
-    """Whether what is not ink along the sides is within 10 grey levels of the ground, on average."""
-    low, high = cv2.minMaxLoc(rim)[:2]
-    if max(high - ground, ground - low) < 10:
-        return True
+def _plain(rim: Bytes, ground: float, inked: Bytes) -> bool:
+    """Whether less than a quarter of what is along the sides is ink, and the rest within 10 grey levels of the ground,
+    on average."""
+    if cv2.countNonZero(inked) >= 0.25 * inked.size:
+        return False
     return float(np.abs(rim.astype(np.float32) - ground)[inked == 0].mean()) < 10
 
 
@@ -124,7 +126,7 @@ def squared(image: Bytes) -> Bytes:
 def as_mnist(picture: Bytes) -> Bytes | None:
     """An MNIST image that was only enlarged or inverted, back at 28 × 28; None for anything else."""
     small = cv2.resize(grey(picture), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    rim = ring(small, 3)
+    rim = small.take(WIDE_RIM)
     if int(rim.max()) - int(rim.min()) > 12 or 12 < int(rim[0]) < 243:
         return None
     image = np.asarray(small if rim[0] <= 12 else 255 - small, np.uint8)
@@ -141,21 +143,21 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     exact = image.shape == (SIDE, SIDE)
     if not exact:
         image = squared(image)
-    rim = ring(image)
-    ground, (low, high) = middle(rim), cv2.minMaxLoc(image)[:2]
+    rim = image.take(RIM)
+    (low, high), (least, most) = cv2.minMaxLoc(image)[:2], cv2.minMaxLoc(rim)[:2]
+    one_grey = least == most
+    ground = least if one_grey else middle(rim)
     light_ink = high - ground >= ground - low
     upright = image if light_ink else inverted(image)
     base, top = (ground, high) if light_ink else (255 - ground, 255 - low)
     span = max(top - base, 1)
     mask = np.asarray(cv2.threshold(upright, base + 0.4 * span, 1, cv2.THRESH_BINARY)[1], np.uint8)
     # A drawing or a scan: ground and ink are flat, and there is little between them.
-    inked = ring(mask)
-    between = cv2.inRange(upright, math.floor(base + 0.12 * span) + 1, math.ceil(base + 0.8 * span) - 1)
-    clean = cv2.countNonZero(between) < 0.25 * image.size and cv2.countNonZero(inked) < 0.25 * inked.size
-    clean = clean and cv2.countNonZero(mask) < 0.45 * mask.size and _flat(rim, ground, inked)
-    x, y, w, h = cv2.boundingRect(mask)
-    if not clean:
+    between = (upright > math.floor(base + 0.12 * span)) & (upright < math.ceil(base + 0.8 * span))
+    clean = np.count_nonzero(between) < 0.25 * image.size and cv2.countNonZero(mask) < 0.45 * mask.size
+    if not (clean and (one_grey or _plain(rim, ground, mask.take(RIM)))):
         return [image] if light_ink else [image, inverted(image)]
+    x, y, w, h = cv2.boundingRect(mask)
     sides = (y < 2) + (y + h > SIDE - 2), (x < 2) + (x + w > SIDE - 2)
     # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that. With
     # something across it, it touches sides: the network has seen such.
