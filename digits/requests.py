@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import re
 import struct
 from collections.abc import Sequence
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from digits.decoding import PNG_START, SMALL_FILE, SMALL_SIDE
 
@@ -58,74 +58,60 @@ def boundary_of(content_type: bytes) -> bytes | None:
     raise Refusal(415, "unsupported_media_type", f"Content-Type {shown!r} is not accepted; {ACCEPTED}")
 
 
-class _Parts:
-    """Collects the parts of one field while the parser walks through the body."""
-
-    def __init__(self, field: bytes, limit: int) -> None:
-        self.field, self.limit = field, limit
-        self.found: list[bytes] = []
-        self.names: set[str] = set()
-        self.complete = False
-        self._chunks: list[bytes] = []
-        self._key = self._value = b""
-        self._wanted = False
-        self._parts = 0
-
-    def on_part_begin(self) -> None:
-        self._wanted, self._chunks = False, []
-        self._parts += 1
-        if self._parts > self.limit + 16:  # a page may send a few fields more; a bomb sends thousands
-            raise Refusal(413, "too_many_items", f"more than {self.limit} pictures in one request")
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._key += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if self._key.lower() == b"content-disposition":
-            name = parse_options_header(self._value)[1].get(b"name", b"")
-            self._wanted = name == self.field
-            if len(self.names) < 16:
-                self.names.add(name.decode("utf-8", "replace")[:40])
-        self._key = self._value = b""
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._wanted:
-            self._chunks.append(data[start:end])
-
-    def on_part_end(self) -> None:
-        if self._wanted:
-            self.found.append(b"".join(self._chunks))
-            if len(self.found) > self.limit:
-                raise Refusal(413, "too_many_items", f"more than {self.limit} pictures in one request")
-
-    def on_end(self) -> None:
-        self.complete = True
-
-
 def multipart(body: bytes, boundary: bytes, field: str, limit: int) -> list[bytes]:
-    """The contents of every part called `field`, in order; at least one and at most `limit`.
+    """The contents of every part called `field`, in order; at least one and at most `limit`. RFC 2046 5.1, RFC 7578.
 
     Raises Refusal 400 for a body that is broken, cut short or without that field, 413 for too many parts.
+
+    The whole body is here, so that one search for the boundary does: a parser that takes it in pieces and calls back
+    for each is a sixth of the work for 64 small pictures.
     """
-    parts = _Parts(field.encode(), limit)
-    first = b"--" + boundary
-    if not body.startswith(first) and (preamble := body.find(b"\r\n" + first)) >= 0:
-        body = body[preamble + 2 :]  # RFC 2046 5.1.1: what is before the first boundary is to be ignored
-    names = ("part_begin", "header_field", "header_value", "header_end", "part_data", "part_end", "end")
-    callbacks = {f"on_{name}": getattr(parts, f"on_{name}") for name in names}
-    try:
-        MultipartParser(boundary, callbacks).write(body)  # type: ignore[arg-type]
-    except FormParserError as error:
-        raise Refusal(400, "malformed_multipart", f"the multipart body can't be read: {str(error)[:120]}") from None
-    if not parts.complete:
-        raise Refusal(400, "malformed_multipart", "the multipart body ends before its closing boundary")
-    if not parts.found:
-        seen = ", ".join(sorted(repr(name) for name in parts.names)) or "none"
+    most = limit + 16  # a page may send a few fields more; a bomb sends thousands
+    before, *pieces = body.removeprefix(b"--" + boundary).split(b"\r\n--" + boundary, most + 1)
+    if body.startswith(b"--" + boundary):
+        pieces = [before, *pieces]
+    end = next((number for number, piece in enumerate(pieces) if piece.startswith(b"--")), None)
+    if len(pieces[:end]) > most:
+        raise Refusal(413, "too_many_items", f"more than {limit} pictures in one request")
+    if end is None:
+        raise _malformed("ends before its closing boundary" if pieces else "has no boundary in it")
+    found: list[bytes] = []
+    names: set[str] = set()
+    for piece in pieces[:end]:
+        head, blank, content = piece.partition(b"\r\n\r\n")
+        space, *lines = head.split(b"\r\n")
+        if not blank or space.strip(b" \t"):
+            raise _malformed("has a part without the empty line between its headers and its content")
+        name = _name(lines)
+        if name == field.encode():
+            found.append(content)
+        elif len(names) < 16:
+            names.add(name.decode("utf-8", "replace")[:40])
+    if len(found) > limit:
+        raise Refusal(413, "too_many_items", f"more than {limit} pictures in one request")
+    if not found:
+        seen = ", ".join(sorted(map(repr, names))) or "none"
         raise Refusal(400, "missing_image", f"no field {field!r} in the form; its fields are: {seen}")
-    return parts.found
+    return found
+
+
+def _malformed(what: str) -> Refusal:
+    return Refusal(400, "malformed_multipart", f"the multipart body {what}")
+
+
+_PLAIN = re.compile(rb'form-data; name="([^"\\]*)"(?:; filename="[^"\\]*")?')
+
+
+def _name(lines: list[bytes]) -> bytes:
+    """The name in the Content-Disposition among a part's header lines; empty where there is none."""
+    for line in lines:
+        key, colon, value = line.partition(b":")
+        if not colon:
+            raise _malformed(f"has a header line without a colon: {line[:40]!r}")
+        if key.lower() == b"content-disposition":
+            plain = _PLAIN.fullmatch(value := value.strip())
+            return plain[1] if plain else parse_options_header(value)[1].get(b"name", b"")
+    return b""
 
 
 def is_small(data: bytes) -> bool:
