@@ -56,6 +56,7 @@ SYSTEM_ROUTES = frozenset(
 )
 PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
 MOST_WORKERS = 8  # unless more are asked for: each holds 150 MB
+INLINE = 64  # pictures that may be scored in the event loop, which stands still for 15 ms then
 WARM_UP = 8  # calls of the model before the first request
 PAGE_HEADERS = {
     "content-security-policy": (
@@ -71,9 +72,14 @@ PAGE_HEADERS = {
 }
 
 
+def share() -> int:
+    """The cores to work on: those of this machine, or of a container's share where that is less."""
+    return max(1, min(cores(), round(CpuResource.from_system())))
+
+
 def workers() -> int:
-    """As many as were asked for, or one for each core: those of a container's share where that is less."""
-    return SETTINGS.workers or max(1, min(cores(), round(CpuResource.from_system()), MOST_WORKERS))
+    """As many as were asked for, or one for each core."""
+    return SETTINGS.workers or min(share(), MOST_WORKERS)
 
 
 class StartError(BentoMLException):
@@ -245,11 +251,15 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         loop = asyncio.get_running_loop()
 
+        # With a worker for each core, a thread would only take turns with the loop. Where there are more cores it works
+        # beside it, but for one picture the way there and back takes longer than the model.
+        most_inline = INLINE if workers() >= share() else 1
+
         async def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             sizes.observe(len(images))
-            alone = len(images) == 1  # then the way to a thread and back would take longer than the model
+            inline = len(images) <= most_inline
             rows: NDArray[np.float32] = (
-                predict(images) if alone else await loop.run_in_executor(thread, predict, images)
+                predict(images) if inline else await loop.run_in_executor(thread, predict, images)
             )
             return rows
 

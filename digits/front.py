@@ -132,10 +132,7 @@ class Front:
         data = await exchange.body()
         if exchange.boundary is not None:
             data = multipart(data, exchange.boundary, "image", 1)[0]
-        if is_small(data):
-            reading = self.read(data)
-        else:
-            reading = await asyncio.get_running_loop().run_in_executor(self.pool, self.read, data)
+        (reading,) = await self.read_beside([data])
         if isinstance(reading, Refusal):
             raise reading
         probabilities, digitness, served = await self.infer(reading.images)
@@ -153,9 +150,8 @@ class Front:
         return f'{{"results": [{", ".join(results)}]}}'.encode()
 
     async def part(self, images: list[bytes], exchange: Exchange) -> list[str]:
-        """The results of a few of a batch's pictures: decoded in one thread, scored in one go."""
-        loop = asyncio.get_running_loop()
-        readings = await loop.run_in_executor(self.pool, lambda: [self.read(image) for image in images])
+        """The results of a few of a batch's pictures: decoded in one go, scored in one go."""
+        readings = await self.read_beside(images)
         good = [reading for reading in readings if isinstance(reading, Reading)]
         if good:
             probabilities, digitness, served = await self.infer(np.concatenate([reading.images for reading in good]))
@@ -169,6 +165,13 @@ class Front:
             rows = slice(start, start := start + len(reading.images))
             results.append(self.result(reading, probabilities[rows], digitness[rows], served, exchange))
         return results
+
+    async def read_beside(self, images: list[bytes]) -> list[Reading | Refusal]:
+        """The readings of some files: in a thread, unless all are so small that the way there would take longer."""
+        if all(map(is_small, images)):
+            return [self.read(image) for image in images]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pool, lambda: [self.read(image) for image in images])
 
     def read(self, data: bytes) -> Reading | Refusal:
         """The reading of one file, or why it has none: whatever a decoder trips over is that file's own trouble."""
