@@ -63,31 +63,35 @@ def multipart(body: bytes, boundary: bytes, field: str, limit: int) -> list[byte
 
     Raises Refusal 400 for a body that is broken, cut short or without that field, 413 for too many parts.
 
-    The whole body is here, so that one search for the boundary does: a parser that takes it in pieces and calls back
-    for each is a sixth of the work for 64 small pictures.
+    The whole body is here, so that searching it for the boundary does: a parser that takes it in pieces and calls back
+    for each is a tenth of the work for 64 small pictures.
     """
-    most = limit + 16  # a page may send a few fields more; a bomb sends thousands
-    before, *pieces = body.removeprefix(b"--" + boundary).split(b"\r\n--" + boundary, most + 1)
-    if body.startswith(b"--" + boundary):
-        pieces = [before, *pieces]
-    end = next((number for number, piece in enumerate(pieces) if piece.startswith(b"--")), None)
-    if len(pieces[:end]) > most:
-        raise Refusal(413, "too_many_items", f"more than {limit} pictures in one request")
-    if end is None:
-        raise _malformed("ends before its closing boundary" if pieces else "has no boundary in it")
+    delimiter = b"\r\n--" + boundary
+    start = 0 if body.startswith(delimiter[2:]) else body.find(delimiter) + 2  # after a preamble, to be passed over
+    if start == 1:
+        raise _malformed("has no boundary in it")
+    start += len(delimiter) - 2
     found: list[bytes] = []
     names: set[str] = set()
-    for piece in pieces[:end]:
-        head, blank, content = piece.partition(b"\r\n\r\n")
-        space, *lines = head.split(b"\r\n")
-        if not blank or space.strip(b" \t"):
-            raise _malformed("has a part without the empty line between its headers and its content")
+    parts = 0
+    while not body.startswith(b"--", start):
+        end = body.find(delimiter, start)
+        if end < 0:
+            raise _malformed("ends before its closing boundary")
+        parts += 1
+        if parts > limit + 16:  # a page may send a few fields more; a bomb sends thousands
+            break
+        blank = body.find(b"\r\n\r\n", start, end)
+        space, *lines = body[start : max(start, blank)].split(b"\r\n")
+        if blank < 0 or space.strip(b" \t"):
+            raise _malformed("has a part without an empty line between its headers and its content")
         name = _name(lines)
         if name == field.encode():
-            found.append(content)
+            found.append(body[blank + 4 : end])
         elif len(names) < 16:
             names.add(name.decode("utf-8", "replace")[:40])
-    if len(found) > limit:
+        start = end + len(delimiter)
+    if len(found) > limit or parts > limit + 16:
         raise Refusal(413, "too_many_items", f"more than {limit} pictures in one request")
     if not found:
         seen = ", ".join(sorted(map(repr, names))) or "none"

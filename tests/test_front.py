@@ -129,11 +129,11 @@ def test_each_picture_is_decoded_once_and_scored_once(
     assert len(opened) <= 41
 
 
-@pytest.mark.parametrize(("way", "copies"), [("whole", 0), ("in pieces", 1), ("as a form", 2)])
+@pytest.mark.parametrize(("way", "copies"), [("whole", 0), ("in pieces", 1), ("as a form", 1)])
 def test_a_body_is_copied_no_more_often_than_its_way_in_needs(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch, way: str, copies: int
 ) -> None:
-    """A form's part is cut out of it, piece by piece, and put together."""
+    """Pieces are put together, a form's part is cut out."""
     reached: list[int] = []
 
     def refused(data: bytes, _: Any) -> Any:

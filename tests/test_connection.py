@@ -1,0 +1,43 @@
+"""What reaches the socket, in how many writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from unittest.mock import Mock
+
+import pytest
+
+from digits.connection import OneWrite
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        pytest.param(lambda link: (link.write(b"head"), link.write(b"body")), ["headbody"], id="an answer"),
+        pytest.param(
+            lambda link: [link.write(part) for part in (b"head", b"one", b"head", b"two")],
+            ["headone", "headtwo"],
+            id="two answers",
+        ),
+        pytest.param(lambda link: link.write(b"100 Continue"), ["100 Continue"], id="nothing follows"),
+        pytest.param(lambda link: (link.write(b"last"), link.close()), ["last", "closed"], id="closed at once"),
+        pytest.param(
+            lambda link: (link.write(b"head"), link.write(b"body"), link.close()),
+            ["headbody", "closed"],
+            id="and closed",
+        ),
+    ],
+)
+def test_a_head_goes_with_its_body_and_is_never_lost(work: Callable[[OneWrite], object], expected: list[str]) -> None:
+    seen: list[str] = []
+    transport = Mock(spec=asyncio.Transport)
+    transport.write = lambda data: seen.append(bytes(data).decode())
+    transport.close = lambda: seen.append("closed")
+
+    async def run() -> None:
+        work(OneWrite(transport))
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert seen == expected

@@ -1,0 +1,92 @@
+"""What is counted reaches the metrics in full, however late it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import prometheus_client
+import pytest
+from prometheus_client import CollectorRegistry
+
+from digits import telemetry
+from digits.classifier import Answer
+from digits.telemetry import DURATIONS, Observed, Telemetry
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def counted(registry: CollectorRegistry) -> Telemetry:
+    kinds = ("Counter", "Histogram", "Gauge")
+    client = SimpleNamespace(**{kind: partial(getattr(prometheus_client, kind), registry=registry) for kind in kinds})
+    return Telemetry(client, "service", "bento", "1")
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
+    """Values by name and the label that tells them apart."""
+    told = ("le", "digit", "reason", "http_response_code")
+    return {
+        (sample.name, next((sample.labels[label] for label in told if label in sample.labels), "")): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def test_observations_told_together_make_the_histogram_that_they_make_one_by_one() -> None:
+    values = [*DURATIONS, 0.0, 1e9, *np.random.default_rng(0).exponential(0.1, 500).tolist()]
+    registries = CollectorRegistry(), CollectorRegistry()
+    one_by_one, together = (
+        prometheus_client.Histogram("seconds", "", buckets=DURATIONS, registry=registry) for registry in registries
+    )
+    observed = Observed(together, DURATIONS)
+    for value in values:
+        one_by_one.observe(value)
+        observed.add(value)
+    assert [observed.flush(), observed.flush()] == [len(values), 0]
+    assert samples(registries[1]) == pytest.approx(samples(registries[0]))
+
+
+def test_everything_is_written_by_the_time_that_a_scrape_is_answered(
+    counted: Telemetry, registry: CollectorRegistry
+) -> None:
+    async def work() -> tuple[dict[tuple[str, str], float], ...]:
+        for _ in range(3):
+            counted.begin()
+        counted.answer(Answer(7, 0.93, (0.1,) * 10, True, 0), crowded=False, blank=False)
+        counted.answer(Answer(7, 0.42, (0.1,) * 10, True, 0), crowded=False, blank=False)
+        counted.end()
+        counted.request("/predict", 200, 0.003)
+        early = samples(registry)
+        await counted.settle()
+        return early, samples(registry)
+
+    early, late = asyncio.run(work())
+    assert early["digits_predicted_total", "7"] == 0
+    assert late["digits_predicted_total", "7"] == 2
+    assert late["digits_probability_count", ""] == 2
+    assert late["digits_probability_bucket", "0.6"] == 1
+    assert late["bentoml_service_request_in_progress", ""] == 2
+    assert late["bentoml_service_request_total", "200"] == 1
+    assert late["bentoml_service_request_duration_seconds_sum", "200"] == pytest.approx(0.003)
+
+
+def test_a_worker_that_nobody_asks_writes_by_itself(
+    counted: Telemetry, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.001)
+
+    async def work() -> None:
+        for expected in (1, 2):  # once more after it has written
+            counted.request("/predict", 200, 0.003)
+            async with asyncio.timeout(10):
+                while samples(registry).get(("bentoml_service_request_total", "200"), 0) < expected:
+                    await asyncio.sleep(0.001)
+
+    asyncio.run(work())
