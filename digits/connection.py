@@ -11,7 +11,7 @@ import asyncio
 import json
 import resource
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvicorn.config
@@ -31,7 +31,7 @@ def head_too_large() -> Refusal:
     return Refusal(431, "headers_too_large", f"the request's line and headers are longer than {HEAD_BYTES:,} bytes")
 
 
-class OneWrite(asyncio.Transport):
+class OneWrite:
     """A transport on which an answer's head waits for its body, at most until the loop's next turn.
 
     uvicorn writes them one after the other, and uvloop writes at once: two system calls for an answer, each of which
@@ -39,15 +39,12 @@ class OneWrite(asyncio.Transport):
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
         self.transport = transport
-        self.is_closing = transport.is_closing  # type: ignore[method-assign]
-        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
-        self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
-        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
-        self.abort = transport.abort  # type: ignore[method-assign]
         self.loop = asyncio.get_running_loop()
         self.head: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.head is None:
@@ -87,7 +84,7 @@ class Connection(HttpToolsProtocol):
         self.fruitless = 0  # bytes since the last of a body or the end of a head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(OneWrite(transport))
+        super().connection_made(cast(asyncio.Transport, OneWrite(transport)))
         if len(self.connections) > self.settings.max_connections:
             self.refuse(busy("there are too many connections; try again in a second"))
             return
