@@ -276,7 +276,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         while self.instance.follows and SETTINGS.reload_seconds:
             await asyncio.sleep(SETTINGS.reload_seconds)
             try:
-                newest = find(NAME)
+                newest = await asyncio.to_thread(find, NAME)  # 10 ms of YAML
                 if str(newest.tag) in (self.instance.current.tag, refused):
                     continue
                 refused = str(newest.tag)
