@@ -56,7 +56,7 @@ SYSTEM_ROUTES = frozenset(
 )
 PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
 MOST_WORKERS = 8  # unless more are asked for: each holds 150 MB
-INLINE = 64  # pictures that may be scored in the event loop, which stands still for 15 ms then
+INLINE = 32  # pictures that may be scored in the event loop, which stands still for 7 ms then
 WARM_UP = 8  # calls of the model before the first request
 PAGE_HEADERS = {
     "content-security-policy": (
