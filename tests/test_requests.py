@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -71,6 +72,39 @@ def test_more_parts_than_allowed_are_refused_while_they_are_read() -> None:
     assert (refused.value.status, refused.value.code) == (413, "too_many_items")
     with pytest.raises(Refusal, match="more than"):  # other fields are no way around it
         multipart(form([("other", b"x")] * 50)[0], b"limit", "images", 3)
+
+
+def test_a_part_with_endless_headers_is_refused_without_the_memory_for_them() -> None:
+    body = b"--limit" + b"\r\na:" * 2_000_000 + b"\r\n\r\nx\r\n--limit--\r\n"
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal) as refused:
+            multipart(body, b"limit", "image", 1)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (refused.value.code, most < 100_000) == ("malformed_multipart", True)
+
+
+@pytest.mark.parametrize("head", [b"no colon", b"", b" : x"])
+def test_a_part_without_the_headers_that_it_needs_is_refused(head: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        multipart(b"--limit\r\n" + head + b"\r\n\r\nx\r\n--limit--\r\n", b"limit", "image", 1)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'form-data; name="image"',
+        b"form-data; name=image; filename=a.png",
+        b'Form-Data; filename="a; name=\\"other\\"; b.png"; name="image"',
+        b'form-data;name="image";filename="\xc3\xa9.png"; filename*=UTF-8\'\'%C3%A9.png',
+    ],
+)
+def test_a_field_is_known_by_its_name_however_it_is_written(disposition: bytes) -> None:
+    part = b"--limit \t\r\nContent-Type: image/png\r\nCONTENT-disposition:  " + disposition + b"\r\n\r\nx\r\n--limit--"
+    assert multipart(part, b"limit", "image", 1) == [b"x"]
 
 
 def test_a_missing_field_is_named_beside_those_that_are_there() -> None:
