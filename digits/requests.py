@@ -86,9 +86,7 @@ def multipart(body: bytes, boundary: bytes, field: str, limit: int) -> list[byte
         blank = body.find(b"\r\n\r\n", start, min(end, start + PART_HEAD_BYTES))
         space, *lines = body[start : max(start, blank)].split(b"\r\n")
         if blank < 0 or space.strip(b" \t"):
-            raise _malformed(
-                "has a part without an empty line after its headers, or with more of them than anyone sends"
-            )
+            raise _malformed(f"has a part whose headers do not end within {PART_HEAD_BYTES:,} bytes")
         name = _name(lines)
         if name == field.encode():
             found.append(body[blank + 4 : end])
