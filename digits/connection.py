@@ -8,7 +8,6 @@ headers of any length.
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
 from http import HTTPStatus
 from typing import Any, cast
@@ -192,7 +191,7 @@ class Connection(HttpToolsProtocol):
         if not self.is_resting() and self.cycle.response_started:
             self.transport.close()
             return
-        content = json.dumps(refusal.body()).encode()
+        content = refusal.json().encode()
         headers = {
             "content-type": "application/json",
             "content-length": str(len(content)),

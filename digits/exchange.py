@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -234,4 +233,4 @@ class Exchange:
         small = 0 < self.declared <= SMALL_BODY
         if self.pending and small and refusal.status != 408 and b"expect" not in self.headers:
             await self.take_in(SMALL_BODY_SECONDS)  # it is here already, or as good as: the connection can be kept
-        return await self.answer(refusal.status, json.dumps(refusal.body()).encode(), refusal.headers)
+        return await self.answer(refusal.status, refusal.json().encode(), refusal.headers)

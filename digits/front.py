@@ -160,7 +160,7 @@ class Front:
         for reading in readings:
             if isinstance(reading, Refusal):
                 self.telemetry.error(reading.code)
-                results.append(json.dumps(reading.body()))
+                results.append(reading.json())
                 continue
             rows = slice(start, start := start + len(reading.images))
             results.append(self.result(reading, probabilities[rows], digitness[rows], served, exchange))

@@ -64,14 +64,15 @@ class Telemetry:
             ["service_name", "service_version", "runner_name"],
             multiprocess_mode="livesum",
         ).labels(bento, version, service)
-        self._predicted = client.Counter("digits_predicted_total", "Accepted answers, by digit.", ["digit"])
+        predicted = client.Counter("digits_predicted_total", "Accepted answers, by digit.", ["digit"])
         self._rejected = client.Counter(
             "digits_not_accepted_total", "Pictures in which no digit could be stood behind, by reason.", ["reason"]
         )
         self._errors = client.Counter("digits_errors_total", "Pictures and requests refused, by code.", ["code"])
-        self._probability = client.Histogram(
+        probability = client.Histogram(
             "digits_probability", "Calibrated probability of the answered digit.", buckets=PROBABILITIES
         )
+        self._probabilities = Observed(probability, PROBABILITIES)
         self._model = client.Gauge(
             "digits_model_info",
             "1 for the model that answers now.",
@@ -80,9 +81,8 @@ class Telemetry:
         )
         self._names = (bento, version, service)
         self._by_route: dict[tuple[str, int], tuple[Any, Observed]] = {}
-        self._digits = [self._predicted.labels(str(digit)) for digit in range(10)]
+        self._digits = [predicted.labels(str(digit)) for digit in range(10)]
         self._answered = [0] * 10
-        self._probabilities = Observed(self._probability, PROBABILITIES)
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
         self._shown: Any = None

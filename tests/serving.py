@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import prometheus_client
 from PIL import Image
 
 from tests.ports import free_port
@@ -28,6 +31,12 @@ from pathlib import Path
 from tests.models import store_model
 home, version, digest, facts = sys.argv[1:]
 store_model(Path(home), sys.stdin.buffer.read(), version, digest=digest or None, **json.loads(facts))"""
+
+
+def metrics_client(registry: prometheus_client.CollectorRegistry) -> SimpleNamespace:
+    """What Telemetry takes for a Prometheus client, with its metrics in a registry of their own."""
+    kinds = ("Counter", "Histogram", "Gauge")
+    return SimpleNamespace(**{kind: partial(getattr(prometheus_client, kind), registry=registry) for kind in kinds})
 
 
 def store(home: Path, model: bytes, version: str, /, digest: str = "", **facts: object) -> str:

@@ -7,8 +7,6 @@ import json
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from digits.imaging import ImageError
 from digits.settings import Settings
 from digits.telemetry import Telemetry
 from tests.models import tiny_model
-from tests.serving import form, pictures, png
+from tests.serving import form, metrics_client, pictures, png
 
 HEADERS = [(b"content-type", b"image/png")]
 
@@ -83,11 +81,6 @@ def build() -> Callable[..., Front]:
     """Makes a front whose model is called at once, without a queue, or with the `infer` given."""
 
     def make(infer: Infer | None = None, **settings: Any) -> Front:
-        registry = prometheus_client.CollectorRegistry()
-        kinds = ("Counter", "Histogram", "Gauge")
-        client = SimpleNamespace(
-            **{kind: partial(getattr(prometheus_client, kind), registry=registry) for kind in kinds}
-        )
         model = Model(Classifier(tiny_model()))
 
         async def at_once(images: np.ndarray) -> Any:
@@ -96,7 +89,7 @@ def build() -> Callable[..., Front]:
         async def behind(scope: Any, receive: Any, send: Any) -> None:
             raise AssertionError("nothing here belongs to the application behind")
 
-        telemetry = Telemetry(client, "digits", "digits", "1")
+        telemetry = Telemetry(metrics_client(prometheus_client.CollectorRegistry()), "digits", "digits", "1")
         return Front(behind, infer or at_once, lambda: model, Settings(**settings), telemetry, frozenset())
 
     return make

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import prometheus_client
@@ -14,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from digits import telemetry
 from digits.classifier import Answer
 from digits.telemetry import DURATIONS, Observed, Telemetry
+from tests.serving import metrics_client
 
 
 @pytest.fixture
@@ -23,9 +22,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def counted(registry: CollectorRegistry) -> Telemetry:
-    kinds = ("Counter", "Histogram", "Gauge")
-    client = SimpleNamespace(**{kind: partial(getattr(prometheus_client, kind), registry=registry) for kind in kinds})
-    return Telemetry(client, "service", "bento", "1")
+    return Telemetry(metrics_client(registry), "service", "bento", "1")
 
 
 def samples(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
