@@ -39,7 +39,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from deploy.oci.image import ServingImage
-from digits import connection
+from digits import connection, listener
 from digits.batching import Batching
 from digits.classifier import CLASSES, SIDE, Classifier, ModelError
 from digits.exchange import App
@@ -311,7 +311,12 @@ class Server(Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
-        connection.install(SETTINGS)
+        shares, worker = None, server_context.worker_index
+        if workers() > 1 and worker is not None and worker <= listener.PLACES:
+            folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # as BentoML tells its workers
+            shares = listener.Shares(folder / "connections", worker - 1)
+            listener.install(shares)
+        connection.install(SETTINGS, shares)
         return Application(self, is_main=is_main).asgi()
 
 

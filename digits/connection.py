@@ -16,6 +16,7 @@ import httptools
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from digits.listener import Shares
 from digits.requests import Refusal, busy
 from digits.settings import Settings
 
@@ -71,6 +72,7 @@ class Connection(HttpToolsProtocol):
     """
 
     settings = Settings()
+    shares: Shares | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,6 +86,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, OneWrite(transport)))
+        if self.shares is not None:
+            self.shares.add(1)
         if len(self.connections) > self.settings.max_connections:
             self.refuse(busy("there are too many connections; try again in a second"))
             return
@@ -93,6 +97,8 @@ class Connection(HttpToolsProtocol):
         for timer in (self.waiting, self.stuck):
             if timer is not None:
                 timer.cancel()
+        if self.shares is not None:
+            self.shares.add(-1)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -204,9 +210,9 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def install(settings: Settings) -> None:
-    """Makes uvicorn take connections of this kind, and as many files as the system lets it have."""
-    Connection.settings = settings
+def install(settings: Settings, shares: Shares | None) -> None:
+    """Makes uvicorn make connections of this kind, and have as many files as the system lets it; see `Shares`."""
+    Connection.settings, Connection.shares = settings, shares
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

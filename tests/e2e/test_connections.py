@@ -82,6 +82,19 @@ def test_a_request_is_answered_beside_ten_thousand_idle_connections(home: Path) 
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
 
 
+def test_workers_share_what_comes(home: Path) -> None:
+    with Server(home, DIGITS_WORKERS="2") as server, ExitStack() as links:
+        workers = server.workers()
+        before = [files_of(worker) for worker in workers]
+        for _ in range(100):
+            connection = server.connect()
+            links.callback(connection.close)
+            assert ask(connection, "GET", "/readyz").status == 200
+        taken = [files_of(worker) - files for worker, files in zip(workers, before, strict=True)]
+        assert sum(taken) >= 100
+        assert min(taken) > 25, taken
+
+
 def test_a_connection_that_asks_nothing_is_closed(strict: Server) -> None:
     with connect(strict) as link:
         assert to_the_end(link) == b""

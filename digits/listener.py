@@ -1,0 +1,109 @@
+"""Who takes the next connection: of the workers that share a listening socket, one with the fewest.
+
+A connection stays with the worker that took it, and the kernel wakes whichever is there: while a client keeps a core
+busy, or while little is asked, that is the same worker again and again, and what is asked of it later the others watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn.config
+import uvloop
+
+PLACES = 256  # workers of one service, at most
+PATIENCE = 0.002  # seconds that a worker with more connections than another leaves it the next one
+RETRY_SECONDS = 1.0  # after the system had no file or memory for another connection
+
+log = logging.getLogger(__name__)
+
+
+class Shares:
+    """How many connections each worker has, in a file that all of them map; `mine` is this worker's place in it.
+
+    The number of a worker that has died stays until another has its place: till then the rest may wait for it in vain,
+    no longer than `PATIENCE`.
+    """
+
+    def __init__(self, file: Path, mine: int) -> None:
+        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as opened:
+            opened.truncate(4 * PLACES)
+            self.counts = memoryview(mmap.mmap(opened.fileno(), 4 * PLACES)).cast("I")
+        self.mine = mine
+        self.counts[mine] = 1  # 0 is the place of nobody
+
+    def add(self, number: int) -> None:
+        """This worker has so many connections more."""
+        self.counts[self.mine] += number
+
+    def ahead(self) -> bool:
+        """Whether another worker has fewer connections."""
+        return min(filter(None, self.counts)) < self.counts[self.mine]
+
+
+class Listener:
+    """Takes connections from a listening socket, one at a time, until it is closed, as a server of asyncio is."""
+
+    def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], shares: Shares) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.listening, self.factory, self.shares = listening, factory, shares
+        self.work: asyncio.Task[None] | None = None
+        self.closed = False
+        listening.setblocking(False)
+        self.loop.add_reader(listening, self.knocked)
+
+    def knocked(self) -> None:
+        """There is a connection to be taken, by whoever is first."""
+        self.loop.remove_reader(self.listening)
+        self.work = self.loop.create_task(self.take())
+
+    async def take(self) -> None:
+        if self.shares.ahead():
+            await asyncio.sleep(PATIENCE)
+        try:
+            link, _ = self.listening.accept()
+            await self.loop.connect_accepted_socket(self.factory, link)
+        except (BlockingIOError, InterruptedError, ConnectionError):  # another worker's by now, or nobody's
+            pass
+        except OSError as error:
+            log.error("no connection can be taken: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            if not self.closed:
+                self.loop.add_reader(self.listening, self.knocked)
+
+    def close(self) -> None:
+        self.closed = True
+        self.loop.remove_reader(self.listening)
+
+    async def wait_closed(self) -> None:
+        if self.work is not None:
+            await self.work
+
+
+class Loop(uvloop.Loop):
+    """uvloop, with listeners as above for the sockets that it is given."""
+
+    shares: Shares
+
+    async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        if options.get("sock") is None or options.get("ssl") is not None:
+            return await super().create_server(factory, *args, **options)
+        return Listener(options["sock"], factory, self.shares)
+
+
+def loop_factory(**_: bool) -> type[Loop]:
+    return Loop
+
+
+def install(shares: Shares) -> None:
+    """Makes uvicorn take connections so."""
+    Loop.shares = shares
+    uvicorn.config.LOOP_FACTORIES["auto"] = f"{__name__}:{loop_factory.__name__}"

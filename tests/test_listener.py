@@ -1,0 +1,160 @@
+"""Who takes the next connection, and that nobody is left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from digits import listener
+from digits.listener import Listener, Shares
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+COUNT = 40
+PATIENCE = 20  # seconds until something counts as stuck; no test measures time
+
+
+class Greeting(asyncio.Protocol):
+    """Says its worker's place and keeps the connection."""
+
+    def __init__(self, shares: Shares) -> None:
+        self.shares = shares
+
+    def connection_made(self, transport: Any) -> None:
+        self.shares.add(1)
+        transport.write(bytes([self.shares.mine]))
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.shares.add(-1)
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield server
+
+
+@asynccontextmanager
+async def working(at: socket.socket, *shares: Shares) -> AsyncGenerator[list[Listener]]:
+    """A worker with each of these shares; at the end all are closed, and nobody has a connection left."""
+    with ExitStack() as sockets:
+        own = [sockets.enter_context(at.dup()) for _ in shares]
+        workers = [Listener(one, partial(Greeting, share), share) for one, share in zip(own, shares, strict=True)]
+        yield workers
+        for worker in workers:
+            worker.close()
+            await worker.wait_closed()
+        while any(share.counts[share.mine] > 1 for share in shares):
+            await asyncio.sleep(0.01)
+
+
+async def connect(links: ExitStack, at: socket.socket) -> int:
+    """The place of the worker that took it."""
+    loop = asyncio.get_running_loop()
+    link = links.enter_context(socket.socket())
+    link.setblocking(False)
+    await loop.sock_connect(link, at.getsockname())
+    return (await asyncio.wait_for(loop.sock_recv(link, 1), PATIENCE))[0]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    def runs(work: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(work)
+
+    return runs
+
+
+def test_the_file_tells_each_worker_how_it_stands_beside_the_others(tmp_path: Path) -> None:
+    first = Shares(tmp_path / "connections", 0)
+    assert not first.ahead()
+    first.add(1)
+    assert not first.ahead(), "there is nobody else"
+    second = Shares(tmp_path / "connections", 1)
+    assert first.ahead()
+    assert not second.ahead()
+    second.add(2)
+    assert not first.ahead()
+    assert second.ahead()
+    assert not Shares(tmp_path / "connections", 1).ahead(), "a worker that is started anew has none"
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one after the other", "all at once"])
+def test_two_workers_have_half_of_the_connections_each(
+    run: Run, listening: socket.socket, tmp_path: Path, together: bool
+) -> None:
+    async def work() -> None:
+        shares = [Shares(tmp_path / "connections", mine) for mine in range(2)]
+        async with working(listening, *shares):
+            with ExitStack() as links:
+                asked = [connect(links, listening) for _ in range(COUNT)]
+                took = await asyncio.gather(*asked) if together else [await one for one in asked]
+        assert took.count(0) == took.count(1) == COUNT // 2
+
+    run(work())
+
+
+def test_one_that_has_more_takes_what_nobody_else_does(run: Run, listening: socket.socket, tmp_path: Path) -> None:
+    async def work() -> None:
+        Shares(tmp_path / "connections", 1)  # it has none, and takes none
+        async with working(listening, Shares(tmp_path / "connections", 0)):
+            with ExitStack() as links:
+                assert [await connect(links, listening) for _ in range(5)] == [0] * 5
+
+    run(work())
+
+
+def test_after_a_worker_has_closed_the_others_take_what_comes(
+    run: Run, listening: socket.socket, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        shares = [Shares(tmp_path / "connections", mine) for mine in range(2)]
+        async with working(listening, *shares) as (first, _):
+            with ExitStack() as links:
+                await connect(links, listening)
+                first.close()
+                await first.wait_closed()
+                assert [await connect(links, listening) for _ in range(5)] == [1] * 5
+
+    run(work())
+
+
+def test_a_worker_that_has_no_file_left_tries_again(
+    listening: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(socket.socket):
+        """Has no room for the first two."""
+
+        failures = 2
+
+        def dup(self) -> socket.socket:
+            return Full(fileno=super().dup().detach())
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    monkeypatch.setattr(listener, "RETRY_SECONDS", 0.01)
+
+    async def work() -> None:
+        with Full(fileno=listening.dup().detach()) as full:
+            async with working(full, Shares(tmp_path / "connections", 0)):
+                with ExitStack() as links, caplog.at_level(logging.ERROR):
+                    assert await connect(links, listening) == 0
+
+    asyncio.run(work())
+    assert [record.message for record in caplog.records] == [
+        "no connection can be taken: [Errno 24] Too many open files"
+    ] * 2
