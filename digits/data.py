@@ -5,7 +5,6 @@ Training and validation come from `load`; only `load_test` opens the test files.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 DatasetName = Literal["auto", "mnist", "digits"]
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 VALIDATION_IMAGES = 5_000
 SPLIT_SEED = 20_260_000  # The splits never change, whatever the seed of a run.
 
@@ -108,42 +106,6 @@ def load_test(data: Data) -> Split:
     if data.limit is not None:
         test = _subset(test, max(min(data.limit, 200), data.limit // 5))
     return test
-
-
-def labelled_folder(folder: Path) -> tuple[list[Path], list[int]]:
-    """Pictures and labels of a folder of one's own.
-
-    Args:
-        folder: has either `labels.csv` with the columns path and label, or sub-folders named 0 to 9.
-
-    Returns:
-        Paths, sorted, and their labels 0 to 9.
-
-    Raises:
-        DataError: neither layout is there, a label is not a digit, or a listed file is missing.
-    """
-    listing = folder / "labels.csv"
-    pairs: list[tuple[Path, int]] = []
-    if listing.is_file():
-        with listing.open(newline="", encoding="utf-8") as lines:
-            for number, row in enumerate(csv.DictReader(lines), start=2):
-                path, label = row.get("path"), row.get("label")
-                if path is None or label is None or label.strip() not in set("0123456789"):
-                    raise DataError(
-                        f"{listing}:{number}: expected the columns path,label with a label 0 to 9, got {row}"
-                    )
-                if not (folder / path).is_file():
-                    raise DataError(f"{listing}:{number}: there is no file {folder / path}")
-                pairs.append((folder / path, int(label)))
-    else:
-        for digit in range(10):
-            of_digit = folder / str(digit)
-            if of_digit.is_dir():
-                pairs += [(path, digit) for path in of_digit.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not pairs:
-        raise DataError(f"{folder} has neither a labels.csv (columns path,label) nor sub-folders 0 to 9 with pictures")
-    pairs.sort()
-    return [path for path, _ in pairs], [label for _, label in pairs]
 
 
 def _data(name: Literal["mnist", "digits"], pictures: Split, root: Path | None, limit: int | None) -> Data:

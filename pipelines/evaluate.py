@@ -34,9 +34,10 @@ def run(parameters: Evaluate) -> None:
     assert version.run_id is not None
     training = MlflowClient().get_run(version.run_id)
     data = data_of(training, parameters.root)
+    sets = sets_of(data, parameters.folders)
     trained = {"run_id": version.run_id, "model_id": version.tags["model_id"], "sha256": version.tags["sha256"]}
     with open_job("evaluate", parameters, f"{data.fingerprint} {version.version}") as job:
-        result = evaluate(job, data, trained, parameters.folders, parent=training.data.tags.get("mlflow.parentRunId"))
+        result = evaluate(job, data, trained, sets, parent=training.data.tags.get("mlflow.parentRunId"))
         registry.describe(int(version.version), result)
     print(f"next: mlflow run . -e promote -P version={version.version}")
 
@@ -54,7 +55,7 @@ def data_of(training: Any, root: Path) -> Data:
 
 
 def evaluate(
-    job: Job, data: Data, trained: dict[str, str], folders: Sequence[Path], parent: str | None = None
+    job: Job, data: Data, trained: dict[str, str], sets: Sequence[Labelled], parent: str | None = None
 ) -> dict[str, Any]:
     """Measures a logged model and logs what was found; the one place that reads the test set.
 
@@ -67,8 +68,7 @@ def evaluate(
     with job.run(f"Report on a model of {named(data)}", "report", tags=tags, parent=parent) as run:
         test = load_test(data)
         logbook.log_input(test, data, "test")
-        beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
-        measured = report.measure(classifier, test, sets_of([*beside, *folders], own_pictures(trained["run_id"])))
+        measured = report.measure(classifier, test, unseen(sets, own_pictures(trained["run_id"])))
         log_report(measured, named(data), job.folder)
         for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
             for name, value in measured.metrics.items():
@@ -93,14 +93,20 @@ def own_pictures(training_run: str) -> own.Rows:
         return []
 
 
-def sets_of(folders: Sequence[Path], known: own.Rows) -> list[Labelled]:
-    """The folders' pictures without those that the model learnt from, and the user's own that were held out.
+def sets_of(data: Data, folders: Sequence[Path]) -> list[Labelled]:
+    """What is to be reported on: the pictures beside the data and in these folders.
 
     Raises:
-        DataError: a folder has no labels.
+        UserError: a folder has no labels. So this comes first: nobody wants to hear of it after the training.
     """
+    beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
+    return [Labelled.folder(folder) for folder in (*beside, *folders)]
+
+
+def unseen(sets: Sequence[Labelled], known: own.Rows) -> list[Labelled]:
+    """These pictures without those that the model learnt from, and the user's own that were held out."""
     learnt = own.learnt_from(known)
-    found = [without(Labelled.folder(folder), learnt) for folder in folders]
+    found = [without(labelled, learnt) for labelled in sets]
     held_out, gone = own.still_there(known)
     if gone:
         print(f"WARNING: {gone} of the user's own pictures that were held out have moved or changed: left out")

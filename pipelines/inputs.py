@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from digits.data import IMAGE_SUFFIXES
 from pipelines.errors import UserError
 
 LABELS = "labels.csv"
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ACCEPTED = "a folder, a zip file, a picture or a quoted pattern such as 'pictures/**/*.jpg'"
 
 
@@ -85,6 +85,21 @@ def of_files(paths: Sequence[str]) -> Listing:
     return _listing(f"{len(paths):,} files", Source(""), list(dict.fromkeys(paths)))
 
 
+def labelled(folder: Path) -> list[tuple[Path, int]]:
+    """The files of a folder that have a label, and it; a word on those without. Raises UserError where none has."""
+    listing = find(str(folder))
+    known = [(folder / name, label) for name, label in zip(listing.names, listing.labels, strict=True)]
+    found = [(path, label) for path, label in known if label is not None]
+    if not found:
+        raise UserError(
+            f"{folder}: no picture has a label; expected sub-folders named 0 to 9, or a {LABELS} with the columns"
+            " path,label"
+        )
+    if len(found) < len(known):
+        print(f"{folder}: {len(known) - len(found):,} pictures without a label are left out")
+    return found
+
+
 def _folder(folder: Path) -> Listing:
     found = []
     for above, folders, files in os.walk(folder):
@@ -127,7 +142,7 @@ def _with_labels(source: Source, found: Iterable[str]) -> tuple[list[str], dict[
     names = [
         name
         for name in files
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not PurePosixPath(name).name.startswith(".")
+        if PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
     ]
     base = _common_folder(names) if names else PurePosixPath()
     for folder in (base, *base.parents):
@@ -172,7 +187,7 @@ def _title(folder: Path) -> str:
 
 def _listing(name: str, source: Source, names: list[str], labels: dict[str, int] | None = None) -> Listing:
     if not names:
-        endings = " ".join(sorted(IMAGE_SUFFIXES))
+        endings = " ".join(sorted(SUFFIXES))
         raise UserError(f"there are no pictures in {source.root or name}; expected files that end in one of {endings}")
     known = labels or {}
     digest = hashlib.sha256()

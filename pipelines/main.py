@@ -9,7 +9,7 @@ import mlflow
 
 from digits.fit import Recipe
 from pipelines import logbook, registry, tracking
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import evaluate, sets_of
 from pipelines.job import open_job
 from pipelines.material import load_data, load_own, named, prepare, warn_of_fallback
 from pipelines.own import fingerprint_of_all
@@ -22,6 +22,7 @@ from pipelines.tune import study
 def run(parameters: Main) -> None:
     """The entry point."""
     data = load_data(parameters)
+    sets = sets_of(data, parameters.folders)
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)
     with open_job("main", parameters, fingerprint) as job:
@@ -37,7 +38,7 @@ def run(parameters: Main) -> None:
             print(f"training: {parameters.epochs} epochs")
             trained = train(job, data, material, recipe, parameters, extra)
             print("report: the test digits are read now")
-            result = evaluate(job, data, trained, parameters.folders)
+            result = evaluate(job, data, trained, sets)
             number = job.step("version", lambda: registry.register(trained))
             registry.describe(number, result)
             decision = job.step("promotion", lambda: promote(registry.find(str(number)), parameters))

@@ -77,7 +77,7 @@ def load(folders: Sequence[Path], workers: int) -> Own | None:
     """
     if not folders:
         return None
-    found = [file for folder in folders for file in _labelled(folder)]
+    found = [file for folder in folders for file in inputs.labelled(folder)]
     with ThreadPoolExecutor(workers) as pool:
         read = list(pool.map(_read, found))
     pictures = _without_copies(read)
@@ -114,20 +114,6 @@ def joined(photographs: Split | None, own: Own | None) -> Split | None:
 def fingerprint_of_all(data: str, own: Own | None) -> str:
     """One fingerprint of the data set and, where there are any, one's own pictures."""
     return hashlib.sha256(f"{data} {own.fingerprint}".encode()).hexdigest() if own else data
-
-
-def _labelled(folder: Path) -> list[tuple[Path, int]]:
-    listing = inputs.find(str(folder))
-    known = [(folder / name, label) for name, label in zip(listing.names, listing.labels, strict=True)]
-    labelled = [(path, label) for path, label in known if label is not None]
-    if not labelled:
-        raise UserError(
-            f"extra={folder}: no picture has a label; expected sub-folders named 0 to 9, or a labels.csv with the"
-            " columns path,label"
-        )
-    if len(labelled) < len(known):
-        print(f"{folder}: {len(known) - len(labelled):,} pictures without a label are left out")
-    return labelled
 
 
 def _read(file: tuple[Path, int]) -> tuple[Picture, NDArray[np.uint8] | None]:

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.corruptions import CORRUPTIONS
-from digits.data import Split, labelled_folder
+from digits.data import Split
 from digits.imaging import ImageError, Reading
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import photograph
 from digits.settings import cores
 from digits.workers import in_order
+from pipelines import inputs
 from pipelines.material import bar, fingerprint, outliers_of
 
 MOST = 1_000  # pictures of each synthetic kind
@@ -72,8 +73,9 @@ class Labelled:
 
     @staticmethod
     def folder(path: Path) -> Labelled:
-        """A labelled folder. Raises DataError where it is none."""
-        return Labelled(path.name, *labelled_folder(path))
+        """A labelled folder. Raises UserError where it is none."""
+        files, labels = zip(*inputs.labelled(path), strict=True)
+        return Labelled(path.name, list(files), list(labels))
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
             zip(files, labels, pool.map(_read, files), strict=True)
         ):
             digest.update(content + bytes([label]))
-            if isinstance(reading, ImageError):
+            if not isinstance(reading, Reading):
                 unreadable.append(f"{file}: {reading}")
                 reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
             readings.append(reading)
@@ -210,11 +212,12 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     return Answers(**{**vars(answers), "unreadable": tuple(unreadable)})
 
 
-def _read(file: Path) -> tuple[bytes, Reading | ImageError]:
-    content = file.read_bytes()
+def _read(file: Path) -> tuple[bytes, Reading | ImageError | OSError]:
+    content = b""
     try:
+        content = file.read_bytes()
         return hashlib.sha256(content).digest(), imaging.read(content)
-    except ImageError as error:
+    except (ImageError, OSError) as error:
         return hashlib.sha256(content).digest(), error
 
 

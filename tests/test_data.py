@@ -1,6 +1,5 @@
 """Verified files, fixed splits, and a test set that only one function opens."""
 
-import csv
 import gzip
 import os
 import shutil
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from digits import data
-from digits.data import DataError, DataMissing, labelled_folder, load, load_test
+from digits.data import DataError, DataMissing, load, load_test
 
 needs_mnist = pytest.mark.skipif("MNIST_ROOT" not in os.environ, reason="MNIST_ROOT is not set: no MNIST here")
 
@@ -102,39 +101,6 @@ def test_the_bundled_digits_are_split_without_overlap_and_look_like_mnist(tmp_pa
 def test_the_fingerprint_changes_with_the_data_and_with_nothing_else(tmp_path):
     whole, again, less = (load("digits", tmp_path, limit=limit) for limit in (None, None, 300))
     assert whole.fingerprint == again.fingerprint != less.fingerprint
-
-
-def test_a_folder_is_read_by_its_sub_folders_or_its_labels(tmp_path):
-    for digit in ("3", "7"):
-        (tmp_path / "by_folder" / digit).mkdir(parents=True)
-        (tmp_path / "by_folder" / digit / "a.png").touch()
-    paths, labels = labelled_folder(tmp_path / "by_folder")
-    assert labels == [3, 7]
-    assert [path.parent.name for path in paths] == ["3", "7"]
-
-    listed = tmp_path / "listed"
-    listed.mkdir()
-    (listed / "x.jpg").touch()
-    with (listed / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label"], ["x.jpg", 4]])
-    assert labelled_folder(listed) == ([listed / "x.jpg"], [4])
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [([["path", "label"], ["gone.jpg", 1]], "no file"), ([["path", "label"], ["x.jpg", "12"]], "label 0 to 9")],
-)
-def test_a_wrong_line_of_labels_is_named(tmp_path, rows, message):
-    (tmp_path / "x.jpg").touch()
-    with (tmp_path / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    with pytest.raises(DataError, match=message):
-        labelled_folder(tmp_path)
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="neither a labels"):
-        labelled_folder(tmp_path)
 
 
 def test_published_checksums_agree_with_torchvisions_list():

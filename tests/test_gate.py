@@ -71,6 +71,13 @@ def test_a_model_of_mnist_replaces_one_of_the_bundled_digits() -> None:
     assert decide(evidence(2), evidence(1, wrong=0, dataset="digits"), 0.98).promote
 
 
+def test_a_quick_try_makes_way_for_a_model_that_was_measured_on_more_pictures() -> None:
+    quick = evidence(1, wrong=0, count=400, sets={"test_digits": "of a quick try"})
+    decision = decide(evidence(2), quick, 0.98)
+    assert decision.promote
+    assert "10,000 test pictures, the champion, with a limit, on 400" in decision.reasons[0]
+
+
 def test_other_test_pictures_are_never_compared() -> None:
     quick = evidence(2, wrong=0, count=200, sets={"test_digits": "of a quick try"})
     decision = decide(quick, evidence(1), 0.98)

@@ -11,7 +11,7 @@ import pytest
 from digits.data import Data, Split
 from digits.data import load as load_data
 from digits.photographer import reads_as_bar_or_ring
-from pipelines import evaluate, own, worker
+from pipelines import evaluate, own, report, worker
 from pipelines.errors import UserError
 from pipelines.material import photographs_of, prepare
 from pipelines.own import Own
@@ -219,7 +219,7 @@ def test_the_report_has_the_held_out_pictures_and_none_that_was_learnt_from(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load(folder)
-    sets = evaluate.sets_of([folder], own.as_rows(loaded))
+    sets = evaluate.unseen([report.Labelled.folder(folder)], own.as_rows(loaded))
     held_out = {picture.path.absolute() for picture in loaded.of("held out")}
     assert [labelled.name for labelled in sets] == [folder.name, own.HELD_OUT]
     assert all({path.absolute() for path in labelled.files} == held_out for labelled in sets)
@@ -234,13 +234,13 @@ def test_held_out_pictures_that_changed_or_went_are_told_and_not_reported_on(
     first, second, *others = (picture.path for picture in loaded.of("held out"))
     first.unlink()
     second.write_bytes(picture(0, 13))
-    (labelled,) = evaluate.sets_of([], own.as_rows(loaded))
+    (labelled,) = evaluate.unseen([], own.as_rows(loaded))
     assert labelled.files == others
     assert "WARNING: 2 of the user's own pictures" in capsys.readouterr().out
 
 
 def test_a_model_without_own_pictures_has_no_set_of_them(folder: Path) -> None:
-    (labelled,) = evaluate.sets_of([folder], [])
+    (labelled,) = evaluate.unseen([report.Labelled.folder(folder)], [])
     assert (labelled.name, len(labelled.files)) == (folder.name, 100)
 
 

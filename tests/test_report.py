@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from digits.classifier import Classifier
 from digits.corruptions import CORRUPTIONS
-from digits.data import DataError, Split
+from digits.data import Split
 from digits.metrics import accuracy_interval
-from pipelines import evaluate, report
+from pipelines import evaluate, main, report
+from pipelines.errors import UserError
+from pipelines.parameters import Main
 from tests.models import tiny_model
 
 Images = NDArray[np.uint8]
@@ -82,8 +84,24 @@ def test_a_folder_is_read_as_the_service_would_and_what_is_no_picture_counts_as_
 
 
 def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"labels\.csv"):
+    with pytest.raises(UserError, match=r"there are no pictures"):
         report.Labelled.folder(tmp_path)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9), np.uint8))
+    with pytest.raises(UserError, match=r"no picture has a label.*labels\.csv"):
+        report.Labelled.folder(tmp_path)
+
+
+def test_it_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9), np.uint8))
+    monkeypatch.setattr(main, "open_job", None)
+    with pytest.raises(UserError, match="no picture has a label"):
+        main.run(Main(dataset="digits", images=str(tmp_path)))
+
+
+def test_a_file_that_has_gone_counts_as_wrong_and_is_named(classifier: Classifier, tmp_path: Path) -> None:
+    answers = report.pictures(classifier, report.Labelled("mine", [tmp_path / "gone.png"], [7]))
+    assert not answers.correct.any()
+    assert "gone.png" in answers.unreadable[0]
 
 
 def test_the_worst_mistakes_come_first_and_show_what_was_seen(classifier: Classifier, digits: Split) -> None:
