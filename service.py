@@ -46,7 +46,7 @@ from digits.exchange import App
 from digits.front import Front
 from digits.openapi import Picture, PictureAnswer, describe
 from digits.settings import Settings, SettingsError, cores, load
-from digits.telemetry import Telemetry
+from digits.telemetry import Telemetry, forget_the_dead
 
 log = logging.getLogger("bentoml.digits")
 HERE = Path(__file__).resolve().parent
@@ -312,10 +312,12 @@ class Server(Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
         shares, worker = None, server_context.worker_index
-        if workers() > 1 and worker is not None and worker <= listener.PLACES:
+        if worker is not None:
             folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # as BentoML tells its workers
-            shares = listener.Shares(folder / "connections", worker - 1)
-            listener.install(shares)
+            forget_the_dead(folder)
+            if 1 < workers() <= listener.PLACES:
+                shares = listener.Shares(folder / "connections", worker - 1)
+        listener.install(shares, SETTINGS.idle_seconds)
         connection.install(SETTINGS, shares)
         return Application(self, is_main=is_main).asgi()
 
@@ -358,8 +360,9 @@ class Digits:
 
     def take(self, loaded: Loaded) -> None:
         """Answers with this model from the next batch on; batches under way finish with theirs."""
-        self.latest += 1
-        self.generations = {self.latest - 1: self.generations.get(self.latest - 1, loaded), self.latest: loaded}
+        older, newer = self.latest, self.latest + 1
+        self.generations = {older: self.generations.get(older, loaded), newer: loaded}  # first: a thread may be scoring
+        self.latest = newer
 
     @property
     def current(self) -> Loaded:

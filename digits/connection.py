@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import Sized
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 import uvicorn.config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from digits.listener import Shares
@@ -21,6 +23,7 @@ from digits.requests import Refusal, busy
 from digits.settings import Settings
 
 HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
+MOST_AHEAD = 64  # requests that a client may have sent before it has the answer to the one before them
 
 
 def malformed() -> Refusal:
@@ -38,8 +41,8 @@ class OneWrite:
     wakes the client.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
+    def __init__(self, transport: asyncio.Transport, idle_seconds: float) -> None:
+        self.transport, self.idle_seconds = transport, idle_seconds
         self.loop = asyncio.get_running_loop()
         self.head: bytes | None = None
 
@@ -61,8 +64,27 @@ class OneWrite:
             self.head = None
 
     def close(self) -> None:
+        """After what is written, if the client takes it in time."""
         self.flush()
         self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(self.idle_seconds, self.transport.abort)
+
+
+class Flow(FlowControl):
+    """Reads nothing while requests wait for their turn: what they are is in memory."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self.waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self.waiting:
+            super().resume_reading()
+
+
+class Enough(Exception):
+    """There are as many requests ahead as there may be."""
 
 
 class Connection(HttpToolsProtocol):
@@ -83,9 +105,12 @@ class Connection(HttpToolsProtocol):
         self.stuck: asyncio.TimerHandle | None = None
         self.in_head = False
         self.fruitless = 0  # bytes since the last of a body or the end of a head
+        self.deaf = False  # what comes is not looked at any more
+        self.last_words: Refusal | None = None  # to be said after the answers that are under way
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, OneWrite(transport)))
+        super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.settings.idle_seconds)))
+        self.flow = Flow(self.transport, self.pipeline)
         if self.shares is not None:
             self.shares.add(1)
         if len(self.connections) > self.settings.max_connections:
@@ -105,8 +130,14 @@ class Connection(HttpToolsProtocol):
         self.in_head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 6.5.1)
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self.in_head = False
+        if len(self.pipeline) >= MOST_AHEAD:
+            raise Enough
         if self.fruitless > HEAD_BYTES and sum(len(k) + len(v) for k, v in self.headers) + len(self.url) > HEAD_BYTES:
             raise head_too_large()
         self.fruitless = 0
@@ -122,7 +153,7 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.deaf or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
         self.fruitless += len(data)
@@ -131,8 +162,12 @@ class Connection(HttpToolsProtocol):
             if self.fruitless > HEAD_BYTES and (self.in_head or not self.is_resting()):
                 raise head_too_large()
         except (httptools.HttpParserError, Refusal) as error:
-            causes = (error, error.__context__)  # the parser wraps what is raised while it parses
-            self.refuse(next((cause for cause in causes if isinstance(cause, Refusal)), malformed()))
+            cause = error if isinstance(error, Refusal) else error.__context__  # what was raised while it parsed
+            if isinstance(cause, Enough):  # the others are answered, then the client may ask again
+                self.deaf = True
+                self.cycle.keep_alive = False
+            else:
+                self.refuse(cause if isinstance(cause, Refusal) else malformed())
             return
         if self.in_head or self.is_resting():
             if self.waiting is None:  # more bytes buy no more time
@@ -147,17 +182,19 @@ class Connection(HttpToolsProtocol):
         The parser stops behind the head of a request that makes one (Java's HTTP client offers HTTP/2 with the first
         of its requests): another takes over, from the same head without the offer.
         """
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            method = self.parser.get_method()
-            if method == b"CONNECT":  # its target is no path
-                raise malformed() from None
-            lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
-            lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-            self.feed(b"\r\n".join([*lines, b"", b""]) + data[offer.args[0] :])
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                method = self.parser.get_method()
+                if method == b"CONNECT":  # its target is no path
+                    raise malformed() from None
+                lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+                lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+                data = b"\r\n".join([*lines, b"", b""]) + data[offer.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client may say that it sends no more and wait for its answer: whether there is one to wait for."""
@@ -192,11 +229,30 @@ class Connection(HttpToolsProtocol):
             self.stuck = None
         super().resume_writing()
 
+    def on_response_complete(self) -> None:
+        if self.last_words is not None and not self.pipeline and not self.transport.is_closing():
+            self.say(self.last_words)
+        super().on_response_complete()
+
     def refuse(self, refusal: Refusal) -> None:
-        """The last words on a connection: an error in the shape that all errors have, unless an answer has begun."""
-        if not self.is_resting() and self.cycle.response_started:
+        """The last words on a connection, in the shape that all errors have.
+
+        They are the answer to a request that has not come to its end; whole ones before it are answered first.
+        """
+        self.deaf = True
+        if self.is_resting():
+            self.say(refusal)
+        elif not self.cycle.more_body:
+            self.last_words = refusal
+        elif self.pipeline:
+            self.pipeline.popleft()
+            self.last_words = refusal
+        elif self.cycle.response_started:
             self.transport.close()
-            return
+        else:
+            self.say(refusal)
+
+    def say(self, refusal: Refusal) -> None:
         content = refusal.json().encode()
         headers = {
             "content-type": "application/json",

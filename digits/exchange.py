@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs
 
 from digits.requests import Refusal, authorised, boundary_of, busy, too_large
 from digits.settings import FORM_BYTES, Settings
@@ -23,6 +23,7 @@ log = logging.getLogger("bentoml.digits")
 LINGER_SECONDS = 3.0
 SMALL_BODY = 65_536
 SMALL_BODY_SECONDS = 0.2  # until a small body that was announced is here, unless it never comes
+EXPLAIN = re.compile(rb"(?:^|&)explain=([^&]*)")
 
 
 class Clock:
@@ -82,12 +83,14 @@ class Exchange:
     __slots__ = (
         "boundary",
         "declared",
+        "explain",
         "gate",
         "headers",
         "held",
         "limit",
         "model",
         "pending",
+        "placed",
         "receive",
         "scope",
         "send",
@@ -102,8 +105,10 @@ class Exchange:
         # Part of the body may still be on its way.
         self.pending = self.declared > 0 or b"transfer-encoding" in self.headers
         self.boundary: bytes | None = None
+        self.explain = False  # whether the client wants to see what the model saw
         self.limit = 0
         self.held = 0
+        self.placed = False
         self.model = ""
 
     async def run(self, handler: Callable[[Exchange], Awaitable[bytes]], limit: int) -> int:
@@ -112,6 +117,7 @@ class Exchange:
         The handler may raise Refusal; anything else it raises is a 500 and goes to the log.
         """
         gate = self.gate
+        self.placed = True
         gate.in_progress += 1
         gate.telemetry.begin()
         try:
@@ -132,9 +138,15 @@ class Exchange:
             log.exception("%s failed", self.scope["path"])
             return await self.refuse(Refusal(500, "internal_error", "something went wrong; the server's log says what"))
         finally:
-            gate.in_progress -= 1
-            self.release()
-            gate.telemetry.end()
+            self.leave()
+
+    def leave(self) -> None:
+        """Gives back its place among the requests in progress, and what it held of their bodies."""
+        if self.placed:
+            self.placed = False
+            self.gate.in_progress -= 1
+            self.gate.telemetry.end()
+        self.release()
 
     def admit(self, limit: int) -> None:
         """Checks all that can be checked before the body comes. Raises Refusal."""
@@ -145,19 +157,14 @@ class Exchange:
             raise busy(f"{settings.max_concurrency} requests are being worked on; try again in a second")
         if not limit:
             return
+        asked = EXPLAIN.findall(self.scope["query_string"])  # ?explain=1
+        self.explain = (asked[-1] if asked else headers.get(b"x-digits-explain")) in (b"1", b"true", b"yes")
         if headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
             raise Refusal(415, "unsupported_encoding", "send the image without Content-Encoding")
         self.boundary = boundary_of(headers.get(b"content-type", b""))
         self.limit = limit if self.boundary is None else limit + FORM_BYTES
         if self.declared > self.limit:
             raise too_large(limit)
-
-    @property
-    def explain(self) -> bool:
-        """Whether the client wants to see what the model saw: ?explain=1 or X-Digits-Explain: 1."""
-        query = self.scope["query_string"]
-        asked = parse_qs(query.decode("latin-1")).get("explain", [""])[-1] if query else ""
-        return (asked or self.headers.get(b"x-digits-explain", b"").decode("latin-1")) in ("1", "true", "yes")
 
     async def body(self) -> bytes:
         """The whole body. Raises Refusal 413 as soon as it is longer than the limit, 503 where all bodies are too much.
@@ -228,7 +235,8 @@ class Exchange:
             return
 
     async def refuse(self, refusal: Refusal) -> int:
-        """Sends an error in the shape that all errors have."""
+        """Sends an error in the shape that all errors have. What is left of the body is waited for without a place."""
+        self.leave()
         self.gate.telemetry.error(refusal.code)
         small = 0 < self.declared <= SMALL_BODY
         if self.pending and small and refusal.status != 408 and b"expect" not in self.headers:

@@ -67,6 +67,8 @@ class Listener:
     async def take(self) -> None:
         if self.shares.ahead():
             await asyncio.sleep(PATIENCE)
+            if self.closed:
+                return
         try:
             link, _ = self.listening.accept()
             await self.loop.connect_accepted_socket(self.factory, link)
@@ -89,21 +91,24 @@ class Listener:
 
 
 class Loop(uvloop.Loop):
-    """uvloop, with listeners as above for the sockets that it is given."""
+    """uvloop, with listeners as above for a socket that is shared, and TLS handshakes that come to an end."""
 
-    shares: Shares
+    shares: Shares | None = None
+    idle_seconds = 15.0
 
     async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
-        if options.get("sock") is None or options.get("ssl") is not None:
-            return await super().create_server(factory, *args, **options)
-        return Listener(options["sock"], factory, self.shares)
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = self.idle_seconds
+        elif self.shares is not None and options.get("sock") is not None:
+            return Listener(options["sock"], factory, self.shares)
+        return await super().create_server(factory, *args, **options)
 
 
 def loop_factory(**_: bool) -> type[Loop]:
     return Loop
 
 
-def install(shares: Shares) -> None:
-    """Makes uvicorn take connections so."""
-    Loop.shares = shares
+def install(shares: Shares | None, idle_seconds: float) -> None:
+    """Makes uvicorn take connections so; without `shares`, of a socket that is shared with nobody."""
+    Loop.shares, Loop.idle_seconds = shares, idle_seconds
     uvicorn.config.LOOP_FACTORIES["auto"] = f"{__name__}:{loop_factory.__name__}"

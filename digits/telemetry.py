@@ -7,7 +7,9 @@ says is added up here and written a moment later, at the latest when the next sc
 from __future__ import annotations
 
 import asyncio
+import os
 from bisect import bisect_left
+from pathlib import Path
 from typing import Any
 
 from digits.classifier import Answer
@@ -16,6 +18,14 @@ DURATIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0
 PROBABILITIES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 FLUSH_SECONDS = 0.05
 REQUEST_LABELS = ("endpoint", "service_name", "service_version", "http_response_code", "runner_name")
+
+
+def forget_the_dead(folder: Path) -> None:
+    """Removes what workers that were killed left of the metrics that hold for living ones only."""
+    for file in folder.glob("gauge_live*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if pid == str(os.getpid()) or not Path("/proc", pid).exists():  # its number may be this one's by now
+            file.unlink(missing_ok=True)
 
 
 class Observed:

@@ -31,13 +31,26 @@ from digits.connection import OneWrite
 )
 def test_a_head_goes_with_its_body_and_is_never_lost(work: Callable[[OneWrite], object], expected: list[str]) -> None:
     seen: list[str] = []
-    transport = Mock(spec=asyncio.Transport)
+    transport = Mock(spec=asyncio.Transport, get_write_buffer_size=lambda: 0)
     transport.write = lambda data: seen.append(bytes(data).decode())
     transport.close = lambda: seen.append("closed")
 
     async def run() -> None:
-        work(OneWrite(transport))
+        work(OneWrite(transport, 15.0))
         await asyncio.sleep(0)
 
     asyncio.run(run())
     assert seen == expected
+
+
+@pytest.mark.parametrize("left", [0, 5])
+def test_a_closed_connection_does_not_wait_for_ever_for_a_client_that_takes_nothing(left: int) -> None:
+    transport = Mock(spec=asyncio.Transport, get_write_buffer_size=lambda: left)
+
+    async def run() -> None:
+        OneWrite(transport, 0.01).close()
+        transport.abort.assert_not_called()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert transport.abort.called == bool(left)

@@ -129,6 +129,25 @@ def test_after_a_worker_has_closed_the_others_take_what_comes(
     run(work())
 
 
+def test_a_worker_that_is_closed_while_it_leaves_a_connection_to_another_is_closed(
+    run: Run, listening: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        Shares(tmp_path / "connections", 1)
+        shares = Shares(tmp_path / "connections", 0)
+        shares.add(1)
+        own = listening.dup()
+        worker = Listener(own, partial(Greeting, shares), shares)
+        worker.knocked()
+        await asyncio.sleep(0)
+        worker.close()
+        own.close()
+        await worker.wait_closed()
+
+    run(work())
+    assert not caplog.records
+
+
 def test_a_worker_that_has_no_file_left_tries_again(
     listening: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -107,6 +107,32 @@ def test_a_field_is_known_by_its_name_however_it_is_written(disposition: bytes) 
     assert multipart(part, b"limit", "image", 1) == [b"x"]
 
 
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b"form-data; filename=image",
+        b'form-data; filename="name=image"',
+        b'form-data; filename="\\"; name=\\"image"',
+        b"form-data; surname=image",
+        b"form-data; name = other; name=image",
+        b"form-data" + b";a" * 8_000,
+        b"form-data;" + b" " * 16_000,
+        b'form-data; x="' + b'\\"; y="' * 2_000,
+    ],
+)
+def test_what_only_looks_like_the_name_is_none(disposition: bytes) -> None:
+    part = b"--limit\r\nContent-Disposition: " + disposition + b"\r\n\r\nx\r\n--limit--"
+    with pytest.raises(Refusal) as refused:
+        multipart(part, b"limit", "image", 1)
+    assert refused.value.code == "missing_image"
+
+
+def test_an_endless_content_type_is_refused_before_it_is_taken_apart() -> None:
+    with pytest.raises(Refusal) as refused:
+        boundary_of(b"multipart/form-data" + b";a=b" * 10_000)
+    assert refused.value.status == 415
+
+
 def test_a_missing_field_is_named_beside_those_that_are_there() -> None:
     with pytest.raises(Refusal, match=r"no field 'image'.*'picture'"):
         multipart(form([("picture", b"x")])[0], b"limit", "image", 1)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import prometheus_client
@@ -11,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from digits import telemetry
 from digits.classifier import Answer
-from digits.telemetry import DURATIONS, Observed, Telemetry
+from digits.telemetry import DURATIONS, Observed, Telemetry, forget_the_dead
 from tests.serving import metrics_client
 
 
@@ -87,3 +91,13 @@ def test_a_worker_that_nobody_asks_writes_by_itself(
                     await asyncio.sleep(0.001)
 
     asyncio.run(work())
+
+
+def test_what_a_killed_worker_left_is_forgotten_and_what_a_living_one_has_is_kept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    kept = [f"gauge_livesum_{os.getppid()}.db", f"counter_{gone.pid}.db", f"histogram_{gone.pid}.db"]
+    for name in (*kept, f"gauge_livesum_{gone.pid}.db", f"gauge_livemax_{os.getpid()}.db"):
+        (tmp_path / name).touch()
+    forget_the_dead(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)

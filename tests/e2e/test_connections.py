@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import selectors
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def error_of(received: bytes) -> tuple[str, str]:
     assert b"content-type: application/json" in head
     assert b"connection: close" in head
     return head.split()[1].decode(), json.loads(body)["error"]["code"]
+
+
+def answers_in(received: bytes) -> list[bytes]:
+    return re.split(rb"(?=HTTP/1\.1 \d)", received)[1:]
 
 
 def files_of(pid: int) -> int:
@@ -223,6 +228,74 @@ def test_trailers_without_end_are_cut_off(server: Server) -> None:
 
 def test_long_headers_that_are_within_the_limit_are_read_beside_a_large_body(server: Server) -> None:
     assert server.post("/predict", bytes(10**6), **{"X-Long": "x" * 60_000}).code == "not_an_image"
+
+
+AHEAD = b"GET /model HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_whole_requests_are_answered_before_what_is_wrong_behind_them(strict: Server) -> None:
+    """In the order in which they came, each with a whole answer."""
+    expected = [strict.post("/predict", picture).body for picture in pictures(3)]
+    for count in (1, 3):
+        with connect(strict) as link:
+            link.sendall(b"".join(map(posted, pictures(count))) + b"GARBAGE\r\n\r\n")
+            received = to_the_end(link)
+        *answers, last = answers_in(received)
+        assert [answer.partition(b"\r\n\r\n")[2] for answer in answers] == expected[:count]
+        assert error_of(last) == ("400", "malformed_request")
+
+
+def test_a_request_that_breaks_off_behind_whole_ones_gets_its_error_after_their_answers(strict: Server) -> None:
+    broken = HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nno number\r\n"
+    with connect(strict) as link:
+        link.sendall(b"".join(map(posted, pictures(2))) + broken)
+        received = to_the_end(link)
+    assert [answer.split()[1] for answer in answers_in(received)] == [b"200", b"200", b"400"]
+
+
+@pytest.mark.parametrize("offer", [b"", b"Connection: upgrade\r\nUpgrade: x\r\n"])
+def test_requests_without_end_take_no_memory_and_some_are_answered(server: Server, offer: bytes) -> None:
+    (worker,) = server.workers()
+    asked = b"GET /model HTTP/1.1\r\nHost: x\r\n" + offer + b"\r\n"
+    before = memory(worker)
+    with connect(server) as link:
+        link.settimeout(PATIENCE)
+        with suppress(ConnectionError):
+            for _ in range(100):
+                link.sendall(asked * 5_000)
+        received = to_the_end(link)
+    assert memory(worker) - before < 24
+    assert received.count(b"HTTP/1.1 200 OK") <= 66
+    assert server.post("/predict", png()).status == 200
+
+
+def test_a_client_may_be_far_ahead_and_is_answered_to_the_last(strict: Server) -> None:
+    with connect(strict) as link:
+        link.sendall(AHEAD * 65)
+        link.shutdown(socket.SHUT_WR)
+        assert to_the_end(link).count(b"HTTP/1.1 200 OK") == 65
+    with connect(strict) as link:
+        link.sendall(AHEAD * 100)
+        received = to_the_end(link)
+    assert received.count(b"HTTP/1.1 200 OK") == 65
+    assert received.count(b"connection: close") == 1, "so the client knows that it has to ask again"
+
+
+def test_a_trailer_is_no_header(strict: Server) -> None:
+    asked = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    body = b"%x\r\n%s\r\n0\r\nContent-Type: text/plain\r\n\r\n" % (len(png()), png())
+    with connect(strict) as link:
+        link.sendall(asked + body)
+        assert to_the_end(link).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_those_that_are_refused_take_no_place_from_those_that_are_not(home: Path) -> None:
+    with Server(home, DIGITS_API_KEY="k", DIGITS_MAX_CONCURRENCY="1") as server, ExitStack() as links:
+        for _ in range(8):
+            link = links.enter_context(connect(server))
+            link.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
+            assert link.recv(12) == b"HTTP/1.1 401"
+        assert server.post("/predict", png(), **{"X-API-Key": "k"}).status == 200
 
 
 TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a client that takes the port for an HTTPS one
