@@ -55,7 +55,7 @@ SYSTEM_ROUTES = frozenset(
     {"/", "/docs", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics", "/ui"}
 )
 PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
-MOST_WORKERS = 8  # unless more are asked for: each holds 150 MB
+MOST_WORKERS = 8  # unless more are asked for: each holds 130 MB
 INLINE = 32  # pictures that may be scored in the event loop, which stands still for 7 ms then
 WARM_UP = 8  # calls of the model before the first request
 PAGE_HEADERS = {

@@ -31,6 +31,8 @@ def markdown(results: dict[str, Any]) -> str:
         f" int8 in {results['form']} form), one reading of the picture for all. CPU is the processor time of a request;"
         " “wrong” counts digits that differ from those of the full-precision model, among the ones that it is sure of.",
         "",
+        "![Requests a second, and latency](serving.png)",
+        "",
         "## One 28×28 PNG a request",
         "",
         HEAD,

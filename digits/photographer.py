@@ -251,31 +251,6 @@ def _photograph_one(
             return candidates[best], label, candidates[beside]
 
 
-def _read_one(
-    images: Bytes, labels: npt.NDArray[np.int64], hardness: tuple[float, float], rng: np.random.Generator
-) -> tuple[imaging.Reading, int]:
-    field, label = _field(images, labels, rng)
-    return imaging.interpret(shoot(field, rng, rng.uniform(*hardness)).picture), label
-
-
-def make_readings(
-    images: Bytes,
-    labels: npt.NDArray[np.int64],
-    count: int,
-    seed: int,
-    *,
-    hardness: tuple[float, float] = (0.0, 1.0),
-    workers: int = 2,
-    progress: Progress | None = None,
-) -> tuple[list[imaging.Reading], npt.NDArray[np.int64]]:
-    """Photograph digits as `make_photographs` does, for evaluation: nothing is chosen or left out by knowing the digit.
-
-    Returns every picture's whole reading, as the service would get it, and the labels int64 (count,).
-    """
-    made = list(in_order(partial(_read_one, images, labels, hardness), count, seed, workers, progress))
-    return [reading for reading, _ in made], np.array([label for _, label in made], np.int64)
-
-
 def make_photographs(
     images: Bytes,
     labels: npt.NDArray[np.int64],

@@ -52,7 +52,7 @@ def check_output(output: Path) -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise UserError("a .parquet file needs pyarrow: pip install 'digits[train]', or write .csv") from None
+            raise UserError("a .parquet file needs pyarrow: pip install -e '.[train]', or write .csv") from None
 
 
 def predict(listing: Listing, model: Chosen, output: Path, engine: str = "local") -> tuple[Summary, int]:

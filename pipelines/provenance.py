@@ -30,7 +30,13 @@ LIBRARIES = (
 
 @cache
 def git() -> dict[str, str]:
-    """`git_commit` (or "unknown") and `git_dirty` ("true" where files differ from it or are new)."""
+    """`git_commit` (or "unknown") and `git_dirty` ("true" where files differ from it or are new).
+
+    A release archive has no git, though a folder above it may: its file REVISION says what it was made from.
+    """
+    if (HERE / "REVISION").is_file():
+        made_of, _, changed = (HERE / "REVISION").read_text().strip().partition("-")
+        return {"git_commit": made_of, "git_dirty": "true" if changed else "false"}
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": "unknown", "git_dirty": "unknown"}

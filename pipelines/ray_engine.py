@@ -47,7 +47,7 @@ def check() -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError:
-        raise UserError("engine=ray needs Ray: pip install 'digits[cluster]', or use engine=local") from None
+        raise UserError("engine=ray needs Ray: pip install -e '.[cluster]', or use engine=local") from None
 
 
 def answer(model: bytes, source: Source, work: Sequence[Group]) -> Iterator[tuple[int, list[Row]]]:

@@ -105,7 +105,7 @@ def _address_is_checked() -> Iterator[None]:
     except (ArgumentError, ImportError) as error:
         raise UserError(
             f"OPTUNA_STORAGE can't be used: {str(error).splitlines()[0]}; expected"
-            " postgresql+psycopg://USER:PASSWORD@HOST/DATABASE (and pip install 'digits[cluster]')"
+            " postgresql+psycopg://USER:PASSWORD@HOST/DATABASE (and pip install -e '.[cluster]')"
         ) from None
 
 

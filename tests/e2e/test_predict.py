@@ -22,7 +22,7 @@ from tests.models import tiny_model
 from tests.serving import PATIENCE, ROOT, environment, pictures
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'digits[cluster]'"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'"
 )
 ALONE = """import sys
 from pathlib import Path

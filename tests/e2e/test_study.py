@@ -20,7 +20,7 @@ from pipelines import shared
 from tests import postgres
 from tests.postgres import Server
 
-pytest.importorskip("psycopg", reason="pip install 'digits[cluster]'")
+pytest.importorskip("psycopg", reason="pip install -e '.[cluster]'")
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
