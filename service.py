@@ -318,8 +318,10 @@ class Server(Service[Any]):  # type: ignore[misc]
             if 1 < workers() <= listener.PLACES:
                 shares = listener.Shares(folder / "connections", worker - 1)
         listener.install(shares, SETTINGS.idle_seconds)
-        connection.install(SETTINGS, shares)
-        return Application(self, is_main=is_main).asgi()
+        application = Application(self, is_main=is_main)
+        asgi = application.asgi()
+        connection.install(SETTINGS, shares, application.front.telemetry)
+        return asgi
 
 
 class Digits:

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from digits.listener import Shares
 from digits.requests import Refusal, busy
 from digits.settings import Settings
+from digits.telemetry import Telemetry
 
 HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
 MOST_AHEAD = 64  # requests that a client may have sent before it has the answer to the one before them
@@ -95,6 +96,7 @@ class Connection(HttpToolsProtocol):
 
     settings = Settings()
     shares: Shares | None = None
+    telemetry: Telemetry | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -253,6 +255,8 @@ class Connection(HttpToolsProtocol):
             self.say(refusal)
 
     def say(self, refusal: Refusal) -> None:
+        if self.telemetry is not None:
+            self.telemetry.error(refusal.code)
         content = refusal.json().encode()
         headers = {
             "content-type": "application/json",
@@ -266,9 +270,9 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def install(settings: Settings, shares: Shares | None) -> None:
+def install(settings: Settings, shares: Shares | None, telemetry: Telemetry) -> None:
     """Makes uvicorn make connections of this kind, and have as many files as the system lets it; see `Shares`."""
-    Connection.settings, Connection.shares = settings, shares
+    Connection.settings, Connection.shares, Connection.telemetry = settings, shares, telemetry
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

@@ -306,6 +306,8 @@ CONNECT = b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
 
 @pytest.mark.parametrize("sent", [TLS, b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n", CONNECT])
 def test_what_is_not_http_gets_an_error_in_the_shape_that_all_errors_have(strict: Server, sent: bytes) -> None:
+    before = strict.metric("digits_errors_total", code="malformed_request")
     with connect(strict) as link:
         link.sendall(sent)
         assert error_of(to_the_end(link)) == ("400", "malformed_request")
+    assert strict.metric("digits_errors_total", code="malformed_request") > before
