@@ -113,8 +113,6 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.settings.idle_seconds)))
         self.flow = Flow(self.transport, self.pipeline)
-        if self.shares is not None:
-            self.shares.add(1)
         if len(self.connections) > self.settings.max_connections:
             self.refuse(busy("there are too many connections; try again in a second"))
             return

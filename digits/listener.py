@@ -19,7 +19,8 @@ import uvicorn.config
 import uvloop
 
 PLACES = 256  # workers of one service, at most
-PATIENCE = 0.002  # seconds that a worker with more connections than another leaves it the next one
+SLACK = 1  # connections that a worker may have more than another
+PATIENCE = 0.001  # seconds that one with more than that leaves the next to the others
 RETRY_SECONDS = 1.0  # after the system had no file or memory for another connection
 
 log = logging.getLogger(__name__)
@@ -44,50 +45,74 @@ class Shares:
         self.counts[self.mine] += number
 
     def ahead(self) -> bool:
-        """Whether another worker has fewer connections."""
-        return min(filter(None, self.counts)) < self.counts[self.mine]
+        """Whether this worker has clearly more connections than another."""
+        return self.counts[self.mine] > min(filter(None, self.counts)) + SLACK
 
 
 class Listener:
-    """Takes connections from a listening socket, one at a time, until it is closed, as a server of asyncio is."""
+    """Takes connections from a listening socket until it is closed, as a server of asyncio is.
+
+    Those taken are counted here at once, since many come together; the protocols that `factory` makes count those lost.
+    """
 
     def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], shares: Shares) -> None:
         self.loop = asyncio.get_running_loop()
         self.listening, self.factory, self.shares = listening, factory, shares
-        self.work: asyncio.Task[None] | None = None
+        self.connecting: set[asyncio.Task[None]] = set()
         self.closed = False
         listening.setblocking(False)
-        self.loop.add_reader(listening, self.knocked)
+        self.resume()
+
+    def resume(self) -> None:
+        if not self.closed:
+            self.loop.add_reader(self.listening, self.knocked)
+
+    def pause(self, seconds: float, then: Callable[[], None]) -> None:
+        self.loop.remove_reader(self.listening)
+        self.loop.call_later(seconds, then)
 
     def knocked(self) -> None:
-        """There is a connection to be taken, by whoever is first."""
-        self.loop.remove_reader(self.listening)
-        self.work = self.loop.create_task(self.take())
-
-    async def take(self) -> None:
-        if self.shares.ahead():
-            await asyncio.sleep(PATIENCE)
-            if self.closed:
+        """There are connections to be taken, by whoever is first."""
+        while not self.shares.ahead():
+            if not self.take():
                 return
+        self.pause(PATIENCE, self.waited)
+
+    def waited(self) -> None:
+        """Nobody may have taken it."""
+        if not self.closed:
+            self.resume()
+            self.take()
+
+    def take(self) -> bool:
+        """Takes one connection; false where there is none."""
         try:
             link, _ = self.listening.accept()
-            await self.loop.connect_accepted_socket(self.factory, link)
-        except (BlockingIOError, InterruptedError, ConnectionError):  # another worker's by now, or nobody's
-            pass
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another worker's by now, or nobody's
+            return False
         except OSError as error:
             log.error("no connection can be taken: %s", error)
-            await asyncio.sleep(RETRY_SECONDS)
-        finally:
-            if not self.closed:
-                self.loop.add_reader(self.listening, self.knocked)
+            self.pause(RETRY_SECONDS, self.resume)
+            return False
+        self.shares.add(1)
+        task = self.loop.create_task(self.connect(link))
+        self.connecting.add(task)
+        task.add_done_callback(self.connecting.discard)
+        return True
+
+    async def connect(self, link: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(self.factory, link)
+        except OSError:  # it is gone already
+            self.shares.add(-1)
 
     def close(self) -> None:
         self.closed = True
         self.loop.remove_reader(self.listening)
 
     async def wait_closed(self) -> None:
-        if self.work is not None:
-            await self.work
+        if self.connecting:
+            await asyncio.wait(self.connecting)
 
 
 class Loop(uvloop.Loop):

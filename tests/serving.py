@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -91,6 +91,20 @@ def form(parts: Iterable[tuple[str, bytes]], boundary: str = "limit") -> tuple[b
     )
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     return body + b"--%s--\r\n" % boundary.encode(), headers
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    """Waits until something is so; fails where it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def memory(pid: int) -> float:
+    """Megabytes that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 @dataclass

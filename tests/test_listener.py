@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from digits import listener
-from digits.listener import Listener, Shares
+from digits.listener import SLACK, Listener, Shares
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 COUNT = 40
@@ -30,7 +30,6 @@ class Greeting(asyncio.Protocol):
         self.shares = shares
 
     def connection_made(self, transport: Any) -> None:
-        self.shares.add(1)
         transport.write(bytes([self.shares.mine]))
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -78,13 +77,14 @@ def run(request: pytest.FixtureRequest) -> Run:
 def test_the_file_tells_each_worker_how_it_stands_beside_the_others(tmp_path: Path) -> None:
     first = Shares(tmp_path / "connections", 0)
     assert not first.ahead()
-    first.add(1)
+    first.add(1 + SLACK)
     assert not first.ahead(), "there is nobody else"
     second = Shares(tmp_path / "connections", 1)
     assert first.ahead()
     assert not second.ahead()
-    second.add(2)
+    second.add(1)
     assert not first.ahead()
+    second.add(2 * SLACK + 1)
     assert second.ahead()
     assert not Shares(tmp_path / "connections", 1).ahead(), "a worker that is started anew has none"
 
@@ -99,7 +99,7 @@ def test_two_workers_have_half_of_the_connections_each(
             with ExitStack() as links:
                 asked = [connect(links, listening) for _ in range(COUNT)]
                 took = await asyncio.gather(*asked) if together else [await one for one in asked]
-        assert took.count(0) == took.count(1) == COUNT // 2
+        assert abs(took.count(0) - took.count(1)) <= SLACK + 1
 
     run(work())
 
@@ -135,14 +135,14 @@ def test_a_worker_that_is_closed_while_it_leaves_a_connection_to_another_is_clos
     async def work() -> None:
         Shares(tmp_path / "connections", 1)
         shares = Shares(tmp_path / "connections", 0)
-        shares.add(1)
+        shares.add(1 + SLACK)
         own = listening.dup()
         worker = Listener(own, partial(Greeting, shares), shares)
         worker.knocked()
-        await asyncio.sleep(0)
         worker.close()
         own.close()
         await worker.wait_closed()
+        await asyncio.sleep(2 * listener.PATIENCE)
 
     run(work())
     assert not caplog.records

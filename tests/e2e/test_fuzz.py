@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 
 import pytest
 
-from tests.serving import Reply, Server, ask, form, png
+from tests.serving import Reply, Server, ask, form, memory, png
 
 COUNT = int(os.environ.get("DIGITS_FUZZ", "300"))
 KINDS = [
@@ -48,12 +47,6 @@ def damaged(data: bytes, other: bytes, chance: random.Random) -> bytes:
             place = chance.randrange(min(64, len(wounded) or 1))  # headers are short and matter most
             wounded[place : place + 1] = chance.randbytes(1)
     return bytes(wounded)
-
-
-def memory(pid: int) -> float:
-    """Megabytes that a process holds."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 @pytest.fixture(scope="module")

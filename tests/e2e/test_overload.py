@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.overload import Tally, closed_loop, open_loop
-from tests.e2e.test_fuzz import memory
-from tests.serving import Server, ask, form, pictures, png
+from tests.serving import Server, ask, form, memory, pictures, png
 
 PLACES = 8  # DIGITS_MAX_CONCURRENCY
 LARGE = png(size=(800, 600))  # some milliseconds of decoding: little load is enough

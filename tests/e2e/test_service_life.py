@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import pytest
 from bentoml._internal.resource import CpuResource
 
 from tests.models import tiny_model
-from tests.serving import PATIENCE, ROOT, Reply, Server, environment, forget, pictures, png, store
+from tests.serving import PATIENCE, ROOT, Reply, Server, environment, eventually, forget, pictures, png, store
 
 
 def failed_start(home: Path, **settings: str) -> tuple[int, str]:
@@ -28,14 +26,6 @@ def failed_start(home: Path, **settings: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1", "--port", "0"]
     run = subprocess.run(command, cwd=ROOT, env=environment(home, **settings), capture_output=True, timeout=PATIENCE)
     return run.returncode, (run.stdout + run.stderr).decode()
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    """Waits until something is so; fails where it never is."""
-    deadline = time.monotonic() + PATIENCE
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def assert_one_line(output: str, *words: str) -> None:
