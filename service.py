@@ -320,7 +320,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         listener.install(shares, SETTINGS.idle_seconds)
         application = Application(self, is_main=is_main)
         asgi = application.asgi()
-        connection.install(SETTINGS, shares, application.front.telemetry)
+        connection.install(SETTINGS, application.front.telemetry)
         return asgi
 
 

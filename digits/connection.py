@@ -95,7 +95,6 @@ class Connection(HttpToolsProtocol):
     """
 
     settings = Settings()
-    shares: Shares | None = None
     telemetry: Telemetry | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,6 +102,7 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive = self.settings.idle_seconds  # type: ignore[assignment]
         self.ws_protocol_class = None  # no route is a WebSocket
         self.access_log = False  # digits.front has its own
+        self.shares: Shares | None = None
         self.waiting: asyncio.TimerHandle | None = None
         self.stuck: asyncio.TimerHandle | None = None
         self.in_head = False
@@ -268,9 +268,9 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def install(settings: Settings, shares: Shares | None, telemetry: Telemetry) -> None:
-    """Makes uvicorn make connections of this kind, and have as many files as the system lets it; see `Shares`."""
-    Connection.settings, Connection.shares, Connection.telemetry = settings, shares, telemetry
+def install(settings: Settings, telemetry: Telemetry) -> None:
+    """Makes uvicorn make connections of this kind, and have as many files as the system lets it."""
+    Connection.settings, Connection.telemetry = settings, telemetry
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

@@ -52,10 +52,11 @@ class Shares:
 class Listener:
     """Takes connections from a listening socket until it is closed, as a server of asyncio is.
 
-    Those taken are counted here at once, since many come together; the protocols that `factory` makes count those lost.
+    Those taken are counted here at once, since many come together. Each protocol that `factory` makes is told its
+    `shares`, from which it takes itself when its connection is lost.
     """
 
-    def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], shares: Shares) -> None:
+    def __init__(self, listening: socket.socket, factory: Callable[[], Any], shares: Shares) -> None:
         self.loop = asyncio.get_running_loop()
         self.listening, self.factory, self.shares = listening, factory, shares
         self.connecting: set[asyncio.Task[None]] = set()
@@ -102,9 +103,14 @@ class Listener:
 
     async def connect(self, link: socket.socket) -> None:
         try:
-            await self.loop.connect_accepted_socket(self.factory, link)
+            await self.loop.connect_accepted_socket(self.protocol, link)
         except OSError:  # it is gone already
             self.shares.add(-1)
+
+    def protocol(self) -> Any:
+        protocol = self.factory()
+        protocol.shares = self.shares
+        return protocol
 
     def close(self) -> None:
         self.closed = True

@@ -8,7 +8,6 @@ import logging
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ PATIENCE = 20  # seconds until something counts as stuck; no test measures time
 class Greeting(asyncio.Protocol):
     """Says its worker's place and keeps the connection."""
 
-    def __init__(self, shares: Shares) -> None:
-        self.shares = shares
+    shares: Shares
 
     def connection_made(self, transport: Any) -> None:
         transport.write(bytes([self.shares.mine]))
@@ -47,7 +45,7 @@ async def working(at: socket.socket, *shares: Shares) -> AsyncGenerator[list[Lis
     """A worker with each of these shares; at the end all are closed, and nobody has a connection left."""
     with ExitStack() as sockets:
         own = [sockets.enter_context(at.dup()) for _ in shares]
-        workers = [Listener(one, partial(Greeting, share), share) for one, share in zip(own, shares, strict=True)]
+        workers = [Listener(one, Greeting, share) for one, share in zip(own, shares, strict=True)]
         yield workers
         for worker in workers:
             worker.close()
@@ -137,7 +135,7 @@ def test_a_worker_that_is_closed_while_it_leaves_a_connection_to_another_is_clos
         shares = Shares(tmp_path / "connections", 0)
         shares.add(1 + SLACK)
         own = listening.dup()
-        worker = Listener(own, partial(Greeting, shares), shares)
+        worker = Listener(own, Greeting, shares)
         worker.knocked()
         worker.close()
         own.close()
