@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import optuna
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from digits.metrics import reliability
 
 INK, SOFT, ACCENT = "#1f2937", "#9ca3af", "#c2410c"
 Images = NDArray[np.uint8]
+TILE = 150  # pixels of a picture's longer side
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -156,20 +158,28 @@ def robustness(names: Sequence[str], accuracies: NDArray[np.floating]) -> Figure
 
 
 def mistakes(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8], str]], title: str) -> Figure:
-    """Original, what the model saw, and answer, side by side; at most 24."""
+    """Original, what the model saw, and answer, side by side; at most 24.
+
+    All on one wall: axes for each picture would take seconds.
+    """
     shown = list(pairs)[:24]
-    columns = 4
+    columns, high, wide = 4, TILE + 30, 2 * TILE + 30
     rows = max(1, -(-len(shown) // columns))
-    drawn, axes = figure(3 * columns, 1.9 * rows + 0.5, rows, 2 * columns)
-    for axis in axes.flat:
-        axis.axis("off")
+    wall = np.full((rows * high, columns * wide), 255, np.uint8)
+    drawn = Figure(figsize=(wall.shape[1] / 110, wall.shape[0] / 110 + 0.5), dpi=110)
+    axis = drawn.add_axes((0, 0, 1, wall.shape[0] / (wall.shape[0] + 55)))
+    axis.axis("off")
     for place, (original, seen, words) in enumerate(shown):
-        row, column = divmod(place, columns)
-        left, right = axes[row, 2 * column], axes[row, 2 * column + 1]
-        left.imshow(original, cmap="gray", vmin=0, vmax=255)
-        right.imshow(seen, cmap="gray", vmin=0, vmax=255)
-        left.set_title(words, fontsize=8, loc="left")
+        top, left = place // columns * high + 20, place % columns * wide + 10
+        for side, picture in enumerate((original, seen)):
+            scale = TILE / max(picture.shape)
+            tile = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)[:TILE, :TILE]
+            x = left + side * (TILE + 10)
+            wall[top : top + tile.shape[0], x : x + tile.shape[1]] = tile
+            cv2.rectangle(wall, (x - 1, top - 1), (x + tile.shape[1], top + tile.shape[0]), 200)  # paper is white too
+        axis.text(left, top - 4, words, fontsize=8)
     if not shown:
-        axes[0, 0].text(0, 0.5, "none")
+        axis.text(10, 20, "none")
+    axis.imshow(wall, cmap="gray", vmin=0, vmax=255)
     drawn.suptitle(title)
     return drawn
