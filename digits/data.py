@@ -96,6 +96,16 @@ def load(dataset: DatasetName, root: Path, *, limit: int | None = None) -> Data:
         return _data("digits", _bundled("train"), None, limit)
 
 
+def fetch_test(data: Data) -> None:
+    """Sees to it that the files of the test pictures are there and whole, long before they are read.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    if data.root is not None:
+        _fetch("test", data.root)
+
+
 def load_test(data: Data) -> Split:
     """The test pictures that belong to `data`: 10,000 of MNIST or 360 of scikit-learn's. Read once, at the very end.
 
@@ -137,16 +147,22 @@ def _mnist(part: Literal["train", "test"], root: Path) -> Split:
     from torchvision.datasets.utils import extract_archive
 
     (images_name, _), (labels_name, _) = MNIST_FILES[part]
-    raw = root / "MNIST" / "raw"
-    for name, sha256 in MNIST_FILES[part]:
-        if not (raw / name).is_file():
-            _download(name, raw)
-        _verify(raw / name, sha256)
+    raw = _fetch(part, root)
     # Unpacked in a temporary folder: the user's may be read-only, and what is unpacked there later goes unverified.
     with tempfile.TemporaryDirectory(prefix="mnist-") as unpacked:
         images = read_image_file(extract_archive(str(raw / images_name), unpacked)).numpy()
         labels = read_label_file(extract_archive(str(raw / labels_name), unpacked)).numpy()
     return Split(images, labels.astype(np.int64))
+
+
+def _fetch(part: Literal["train", "test"], root: Path) -> Path:
+    """The folder in which the files of that part are, and are what they should be."""
+    raw = root / "MNIST" / "raw"
+    for name, sha256 in MNIST_FILES[part]:
+        if not (raw / name).is_file():
+            _download(name, raw)
+        _verify(raw / name, sha256)
+    return raw
 
 
 def _download(name: str, folder: Path) -> None:
@@ -158,7 +174,9 @@ def _download(name: str, folder: Path) -> None:
     for mirror in MNIST.mirrors:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            download_url(f"{mirror}{name}", str(folder), filename=name, md5=checksums[name])
+            with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as half:  # a name has whole files only
+                download_url(f"{mirror}{name}", half, filename=name, md5=checksums[name])
+                Path(half, name).replace(folder / name)
             return
         except (OSError, RuntimeError) as problem:
             problems.append(f"{mirror}: {problem}")

@@ -169,7 +169,7 @@ def fit(
         loss_sum, correct = ranks.sum(torch.stack([loss_sum / ranks.count, correct]))
         if ranks.rank:
             continue  # rank 0 alone measures and tells
-        shown = len(batches) * recipe.batch_size
+        shown = len(batches) * batches.size
         training_seconds = time.perf_counter() - started
         validation_loss, validation_accuracy = _evaluate(average.module, validation, where)
         hard = _evaluate(average.module, validation_photographs, where)[1] if validation_photographs else math.nan

@@ -54,7 +54,7 @@ def write(training_run: str, report_run: str | None) -> str:
 def _results(report_run: str | None) -> str:
     if report_run is None:
         return "Not measured yet: `mlflow run . -e evaluate`."
-    return tracking.fetch(report_run, "report/table.md").read_text()
+    return tracking.fetch(report_run, "report/table.md").read_text("utf-8")
 
 
 def _data(tags: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from mlflow import MlflowClient
 from sklearn.metrics import precision_recall_fscore_support
 
 from digits.classifier import Classifier
-from digits.data import Data, load, load_test
+from digits.data import Data, fetch_test, load, load_test
 from digits.settings import cores
 from pipelines import card, logbook, own, pictures, registry, report, tracking
 from pipelines.errors import UserError
@@ -34,6 +33,7 @@ def run(parameters: Evaluate) -> None:
     assert version.run_id is not None
     training = MlflowClient().get_run(version.run_id)
     data = data_of(training, parameters.root)
+    fetch_test(data)
     sets = sets_of(data, parameters.folders)
     trained = {"run_id": version.run_id, "model_id": version.tags["model_id"], "sha256": version.tags["sha256"]}
     with open_job("evaluate", parameters, f"{data.fingerprint} {version.version}") as job:
@@ -86,10 +86,16 @@ def evaluate(
 
 
 def own_pictures(training_run: str) -> own.Rows:
-    """The table of the user's own pictures that a training run has; empty where there were none."""
+    """The table of the user's own pictures that a training run has; empty where there were none.
+
+    Raises:
+        UserError: there were some, but the table can't be had: what was learnt from would be reported on as unseen.
+    """
     try:
         return list(tracking.read_json(training_run, own.TABLE)["data"])
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if "extra_fingerprint" in MlflowClient().get_run(training_run).data.tags:
+            raise UserError(f"{error}, which says what the model learnt from; try again when it can be read") from None
         return []
 
 
@@ -97,10 +103,18 @@ def sets_of(data: Data, folders: Sequence[Path]) -> list[Labelled]:
     """What is to be reported on: the pictures beside the data and in these folders.
 
     Raises:
-        UserError: a folder has no labels. So this comes first: nobody wants to hear of it after the training.
+        UserError: a folder has no labels, or the name of something else. So this comes first: nobody wants to hear of
+            it after the training.
     """
     beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
-    return [Labelled.folder(folder) for folder in (*beside, *folders)]
+    named: dict[str, Path] = {}
+    for folder in dict.fromkeys(folder.resolve() for folder in (*beside, *folders)):
+        name = report.slug(folder.name)
+        if name in report.RESERVED or name in named:
+            other = named.get(name, "a line that the report has already")
+            raise UserError(f"images: in the report {folder} would have the name of {other}, {name!r}: rename it")
+        named[name] = folder
+    return [Labelled.folder(folder) for folder in named.values()]
 
 
 def unseen(sets: Sequence[Labelled], known: own.Rows) -> list[Labelled]:
@@ -182,7 +196,7 @@ def log_answers(measured: report.Report, folder: Path) -> None:
     write(folder / "answers.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     mlflow.log_artifact(str(folder / "answers.npz"), "report")
     sets = {report.slug(a.name): a.fingerprint for a in (measured.clean, *measured.served)}
-    sets["corruptions"] = f"{measured.clean.fingerprint} {json.dumps(measured.corrupted.names)}"
+    sets["corruptions"] = measured.corrupted.fingerprint
     mlflow.log_dict(sets, "report/sets.json")
 
 

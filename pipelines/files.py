@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +15,8 @@ FOLDER = Path("mlruns")
 def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, a crash or a full disk never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    name = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # mkstemp's are for one user alone
     try:
         with os.fdopen(handle, "wb") as file:
             if callable(content):
@@ -24,9 +25,9 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        name.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 

@@ -64,7 +64,9 @@ class Job:
             return None
         try:
             run = MlflowClient().get_run(run_id)
-        except MlflowException:
+        except MlflowException as error:
+            if not tracking.is_missing(error):
+                raise
             return None
         return run_id if run.info.lifecycle_stage == "active" else None
 
@@ -94,7 +96,15 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
         job = Job(WORK / key)
         job.note("code", code)
         yield job
-        shutil.rmtree(WORK / key)
+        _remove(WORK / key)
+
+
+def _remove(folder: Path) -> None:
+    """All of it or, for whoever comes after a kill, nothing."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
 
 
 @contextmanager
@@ -115,4 +125,4 @@ def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
     for state in WORK.glob(f"{kind}-*/state.json"):
         with _locked(state.parent.name) as locked:
             if locked and json.loads(state.read_text()).get("code") != code:
-                shutil.rmtree(state.parent)
+                _remove(state.parent)

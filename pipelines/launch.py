@@ -33,7 +33,8 @@ def run(words: Sequence[str]) -> int:
 
     Exit status: 0, 1 failed, 2 wrong parameter, 3 not promoted, 130 interrupted.
     """
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress shows at once in a log file too
+    # Progress shows at once in a log file too, and a dash that a terminal has not is no reason to end.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     launcher = os.environ.pop("MLFLOW_RUN_ID", None)
     experiment = os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 
+from digits.data import fetch_test
 from digits.fit import Recipe
 from pipelines import logbook, registry, tracking
 from pipelines.evaluate import evaluate, sets_of
@@ -22,6 +23,7 @@ from pipelines.tune import study
 def run(parameters: Main) -> None:
     """The entry point."""
     data = load_data(parameters)
+    fetch_test(data)
     sets = sets_of(data, parameters.folders)
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)

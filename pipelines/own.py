@@ -27,6 +27,7 @@ NAME = "own pictures"  # of the data set that MLflow shows
 HELD_OUT = "own pictures, held out"  # the name of the set in the report
 SHARE = 5  # one in so many is held out
 FEWEST = 20  # pictures that can be used
+COPY = "a copy of another picture"
 # Of the labelled pictures that are no plain digits, and how often one may be shown to come near that. A handful that
 # fills a third of these would be learnt by heart.
 PART, REPEATED = 3, 10
@@ -148,7 +149,7 @@ def _without_copies(read: Sequence[tuple[Picture, NDArray[np.uint8] | None]]) ->
         if len(labels) > 1:
             picture = replace(picture, problem=f"the same picture is labelled {' and '.join(map(str, labels))}")
         elif same and picture is not min(same, key=lambda each: (each.sha256, each.path)):
-            picture = replace(picture, problem="a copy of another picture")
+            picture = replace(picture, problem=COPY)
         kept.append(picture)
     return kept
 
@@ -200,8 +201,8 @@ def still_there(rows: Rows) -> tuple[list[tuple[Path, int]], int]:
 
 
 def learnt_from(rows: Rows) -> set[str]:
-    """The sha256 of all pictures that were learnt from."""
-    return {str(sha256) for _, _, part, sha256, _ in rows if part == "training"}
+    """The sha256 of all pictures that were learnt from, and of those that look just like another of them."""
+    return {str(sha256) for _, _, part, sha256, problem in rows if part == "training" or problem == COPY}
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,16 @@ def run(parameters: Predict) -> None:
     model = chosen.find(parameters.model)
     print(f"{len(listing.names):,} pictures in {listing.name}, answered by {model.name}")
     begun = time.monotonic()
-    summary, fresh = predict(listing, model, output, parameters.engine)
-    seconds = time.monotonic() - begun
-    if fresh:
-        print(f"{fresh:,} pictures in {seconds:.1f} s: {fresh / seconds:,.0f} a second")
-    print(summary.as_text())
-    run_id = log(parameters, listing, model, summary, fresh / seconds)
-    print(f"answers   {output}\nlook      mlflow ui    (run {run_id})")
+
+    def tell(summary: Summary, fresh: int) -> None:
+        seconds = time.monotonic() - begun
+        if fresh:
+            print(f"{fresh:,} pictures in {seconds:.1f} s: {fresh / seconds:,.0f} a second")
+        print(summary.as_text())
+        run_id = log(parameters, listing, model, summary, fresh / seconds)
+        print(f"answers   {output}\nlook      mlflow ui    (run {run_id})")
+
+    predict(listing, model, output, parameters.engine, tell)
 
 
 def check_output(output: Path) -> None:
@@ -55,10 +58,17 @@ def check_output(output: Path) -> None:
             raise UserError("a .parquet file needs pyarrow: pip install -e '.[train]', or write .csv") from None
 
 
-def predict(listing: Listing, model: Chosen, output: Path, engine: str = "local") -> tuple[Summary, int]:
+def predict(
+    listing: Listing,
+    model: Chosen,
+    output: Path,
+    engine: str = "local",
+    tell: Callable[[Summary, int], None] | None = None,
+) -> tuple[Summary, int]:
     """Answers every picture, or those that an interrupted run has left, and writes the output.
 
-    Gives what the answers come to, and the number of pictures answered just now. Raises UserError.
+    Gives what the answers come to, and the number of pictures answered just now. `tell` gets both before the answers
+    are let go that an interrupted run goes on from. Raises UserError.
     """
     with Partial(output, facts(listing, model)) as partial:
         if partial.discarded:
@@ -78,6 +88,8 @@ def predict(listing: Listing, model: Chosen, output: Path, engine: str = "local"
             )
         summary = Summary()
         answers.write(output, summary.counted(partial.groups()))
+        if tell:
+            tell(summary, fresh)
         partial.remove()
     return summary, fresh
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipelines import registry, store, tracking
 from pipelines.errors import UserError
+from pipelines.files import FOLDER
 from pipelines.gate import Decision, Evidence, decide
 from pipelines.parameters import Main, Promote
 
@@ -30,6 +34,20 @@ def run(parameters: Promote) -> None:
 
 def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
     """Decides, moves the alias, fills the store, and tells. Gives `version`, `promoted`, `why` and `tag`."""
+    with alone():
+        return _promote(version, parameters)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One promotion at a time: two would be compared with the same champion, and not with each other."""
+    FOLDER.mkdir(exist_ok=True)
+    with (FOLDER / "promotion.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
     client = MlflowClient()
     champion = registry.by_alias("champion")
     number = int(version.version)

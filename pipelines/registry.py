@@ -8,11 +8,12 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipelines import card
+from pipelines import card, tracking
 from pipelines.errors import UserError
 
 MODEL = "digits"
 ABOUT = "Reads handwritten digits: uint8 pictures of 28×28 in, calibrated probabilities of ten digits out."
+LIMIT = 5_000  # letters of a version's description; SQLite takes more, PostgreSQL does not
 FOLDERS = ("data_dir", "extra", "images")
 COPIED = ("dataset", "fingerprint", "extra_fingerprint", "git_commit", "git_dirty", "precision", "trained_at")
 
@@ -39,7 +40,7 @@ def register(trained: dict[str, str]) -> int:
     for name, value in {**own, "model_id": trained["model_id"], "sha256": trained["sha256"]}.items():
         client.set_model_version_tag(MODEL, made.version, name, value)
     client.set_registered_model_alias(MODEL, "challenger", made.version)
-    client.update_model_version(MODEL, made.version, card.write(trained["run_id"], None))
+    client.update_model_version(MODEL, made.version, _described(card.write(trained["run_id"], None)))
     return int(made.version)
 
 
@@ -52,7 +53,15 @@ def describe(version: int, result: dict[str, Any]) -> None:
         client.set_model_version_tag(MODEL, str(version), name, value)
     run_id = client.get_model_version(MODEL, str(version)).run_id
     assert run_id is not None
-    client.update_model_version(MODEL, str(version), card.write(run_id, result["report_run"]))
+    client.update_model_version(MODEL, str(version), _described(card.write(run_id, result["report_run"])))
+
+
+def _described(text: str) -> str:
+    """A card as MLflow's database takes it; the whole one is with the report."""
+    if len(text) <= LIMIT:
+        return text
+    rest = "\n\n… The rest is in the report's artifact `model card.md`."
+    return text[: LIMIT - len(rest)].rpartition("\n")[0] + rest
 
 
 def parameters(version: ModelVersion) -> dict[str, str]:
@@ -93,7 +102,10 @@ def _with_aliases(version: ModelVersion) -> ModelVersion:
 
 
 def by_alias(alias: str) -> ModelVersion | None:
+    """The version with that alias, or None where there is none: a server that fails is another matter."""
     try:
         return MlflowClient().get_model_version_by_alias(MODEL, alias)
-    except MlflowException:
+    except MlflowException as error:
+        if not tracking.is_missing(error):
+            raise
         return None

@@ -27,7 +27,7 @@ from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import photograph
 from digits.settings import cores
 from digits.workers import in_order
-from pipelines import inputs
+from pipelines import inputs, own
 from pipelines.material import bar, fingerprint, outliers_of
 
 MOST = 1_000  # pictures of each synthetic kind
@@ -35,6 +35,8 @@ SEVERITIES = 5
 EASY, HARD = (0.0, 0.4), (0.6, 1.0)
 SEED = 20_000_003  # the report's pictures never change
 PREVIEW = 160  # pixels of an original's longer side
+PHOTOGRAPHS = {"photographs, easy": EASY, "photographs, hard": HARD}
+NOT_DIGITS = {"no digit, kinds trained on": TRAINED_KINDS, "no digit, kinds never seen": HELD_OUT_KINDS}
 
 Images = NDArray[np.uint8]
 Original = Path | bytes | Images  # a file, its bytes, or a 28×28 picture
@@ -100,6 +102,7 @@ class Corrupted:
     names: list[str]
     correct: NDArray[np.bool_]
     rows: list[Row]
+    fingerprint: str
 
     @property
     def accuracy(self) -> float:
@@ -122,10 +125,7 @@ def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Re
     clean = plain(classifier, test, "test digits")
     some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:MOST]))
     corrupted = corruptions(classifier, some)
-    served = [
-        photographs(classifier, some, hardness, name)
-        for name, hardness in (("photographs, easy", EASY), ("photographs, hard", HARD))
-    ]
+    served = [photographs(classifier, some, hardness, name) for name, hardness in PHOTOGRAPHS.items()]
     served += [pictures(classifier, labelled) for labelled in sets]
     rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *not_digits(classifier, some, clean)]
     return Report(clean, served, corrupted, rows, metrics_of(clean, corrupted, rows))
@@ -154,6 +154,7 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
     The intervals are as if all pictures were independent.
     """
     rows, correct = [], np.zeros((len(CORRUPTIONS), SEVERITIES, len(digits)), bool)
+    digest = hashlib.sha256()
     for place, (name, corrupt) in enumerate(CORRUPTIONS.items()):
         answers = []
         for level in range(SEVERITIES):
@@ -161,10 +162,11 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
             spoilt = corrupt(digits.images, level + 1, rng)
             readings = [imaging.interpret(image) for image in spoilt]
             facts = fingerprint(Split(spoilt, digits.labels))
+            digest.update(facts.encode())
             answers.append(_decided(classifier, name, "corruption", readings, digits.labels, facts, spoilt))
             correct[place, level] = answers[-1].correct
         rows.append(_row("corruption", name, answers))
-    return Corrupted(list(CORRUPTIONS), correct, rows)
+    return Corrupted(list(CORRUPTIONS), correct, rows, digest.hexdigest())
 
 
 # -- photographs and folders ------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Ro
     _, digitness = _scores(classifier, np.asarray(clean.seen))
     true_scores = digitness * clean.probabilities.max(axis=1)
     rows = []
-    for label, kinds in (("no digit, kinds trained on", TRAINED_KINDS), ("no digit, kinds never seen", HELD_OUT_KINDS)):
+    for label, kinds in NOT_DIGITS.items():
         images, names = outliers_of(digits, len(digits), SEED, label, kinds)
         probabilities, digitness = _scores(classifier, images)
         scores = digitness * probabilities.max(axis=1)
@@ -333,6 +335,10 @@ def slug(name: str) -> str:
     """A name that MLflow takes: letters, digits and underscores."""
     words = "".join(letter if letter.isalnum() and letter.isascii() else " " for letter in name).split()
     return "_".join(words).lower() or "pictures"
+
+
+# What a folder of one's own can't be called: its numbers would take the place of these.
+RESERVED = frozenset(map(slug, ("test", "test digits", "corruptions", own.HELD_OUT, *PHOTOGRAPHS, *NOT_DIGITS)))
 
 
 def worst(answers: Answers, most: int = 24) -> list[tuple[Images, Images, str]]:

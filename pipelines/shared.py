@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.storages._rdb.models import TrialModel
+from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -67,6 +67,8 @@ class Slots(RDBStorage):
         )
         with self.engine.begin() as connection:
             done = bool(connection.execute(change).rowcount)
+            if done and begins:  # the first sign of life with it: Optuna gives up no trial that has none
+                connection.execute(sqlalchemy.insert(TrialHeartbeatModel).values(trial_id=trial_id))
         if not done and not begins:
             raise UpdateFinishedTrialError(f"trial {trial_id} has ended already")
         return done

@@ -88,7 +88,7 @@ def digest(model: bentoml.Model) -> str:
 def _touch(model: bentoml.Model) -> None:
     """Dates a stored model now. It stays in its place all the while, for whoever is serving it."""
     described = Path(model.path) / "model.yaml"
-    content = yaml.safe_load(described.read_text())
+    content = yaml.safe_load(described.read_text("utf-8"))
     content["creation_time"] = datetime.now(UTC).isoformat()
     write(described, yaml.safe_dump(content, sort_keys=False).encode())
     assert model.tag.version is not None

@@ -179,9 +179,14 @@ def find_runs(filter_string: str, most: int = 100) -> list[Run]:
     )
 
 
+def is_missing(error: MlflowException) -> bool:
+    """Whether MLflow says that something is not there, and not that it could not look."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
 def read_json(run_id: str, path: str) -> Any:
     """A JSON artifact of a run. Raises FileNotFoundError where there is none."""
-    return json.loads(fetch(run_id, path).read_text())
+    return json.loads(fetch(run_id, path).read_text("utf-8"))
 
 
 def fetch(run_id: str, path: str) -> Path:

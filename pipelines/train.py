@@ -63,9 +63,10 @@ class Built:
 def run(parameters: Train) -> None:
     """The entry point: trains with a known recipe and registers the model; `evaluate` and `promote` come next."""
     data = load_data(parameters)
-    recipe, source = chosen_recipe(parameters.recipe, data)
     extra = load_own(parameters)
     with open_job("train", parameters, own.fingerprint_of_all(data.fingerprint, extra)) as job:
+        chosen, source = job.step("recipe", lambda: chosen_recipe(parameters.recipe, data))
+        recipe = Recipe(**chosen)
         material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
         trained = train(job, data, material, recipe, parameters, extra, tags={"recipe_from": source})
         number = job.step("version", lambda: registry.register(trained))
@@ -74,22 +75,22 @@ def run(parameters: Train) -> None:
     )
 
 
-def chosen_recipe(asked: str, data: Data) -> tuple[Recipe, str]:
+def chosen_recipe(asked: str, data: Data) -> tuple[dict[str, Any], str]:
     """The recipe and where it is from: "default" or a run id. Raises UserError."""
     if asked == "default":
-        return base_recipe(len(data.train)), "default"
+        return asdict(base_recipe(len(data.train))), "default"
     if asked == "best":
-        query = f"tags.outcome = 'complete' and tags.dataset = '{data.name}'"
+        query = f"tags.outcome = 'complete' and tags.fingerprint = '{data.fingerprint}'"
         for run in tracking.find_runs(query):
             if run.data.tags.get("kind") in ("study", "main") and "best_learning_rate" in run.data.params:
                 return _recipe_of(run.info.run_id), run.info.run_id
-        return base_recipe(len(data.train)), "default"
+        return asdict(base_recipe(len(data.train))), "default"
     return _recipe_of(asked), asked
 
 
-def _recipe_of(run_id: str) -> Recipe:
+def _recipe_of(run_id: str) -> dict[str, Any]:
     try:
-        return Recipe(**tracking.read_json(run_id, "recipe.json"))
+        return asdict(Recipe(**tracking.read_json(run_id, "recipe.json")))
     except (FileNotFoundError, TypeError):
         raise UserError(
             f"recipe={run_id}: that run has no recipe; expected best, default or the id of a run of ours"

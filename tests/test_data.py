@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from digits import data
-from digits.data import DataError, DataMissing, load, load_test
+from digits.data import DataError, DataMissing, fetch_test, load, load_test
 
 needs_mnist = pytest.mark.skipif("MNIST_ROOT" not in os.environ, reason="MNIST_ROOT is not set: no MNIST here")
 
@@ -101,6 +101,26 @@ def test_the_bundled_digits_are_split_without_overlap_and_look_like_mnist(tmp_pa
 def test_the_fingerprint_changes_with_the_data_and_with_nothing_else(tmp_path):
     whole, again, less = (load("digits", tmp_path, limit=limit) for limit in (None, None, 300))
     assert whole.fingerprint == again.fingerprint != less.fingerprint
+
+
+def test_half_a_download_is_no_file(tmp_path, monkeypatch):
+    def break_off(_url, folder, filename, **_keywords):
+        (Path(folder) / filename).write_bytes(b"half")
+        raise OSError("connection reset")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", break_off)
+    with pytest.raises(DataMissing, match="connection reset"):
+        load("mnist", tmp_path)
+    assert list((tmp_path / "MNIST" / "raw").iterdir()) == []
+
+
+@needs_mnist
+def test_test_files_that_are_damaged_are_found_before_the_training(mnist_copy):
+    mnist = load("mnist", mnist_copy)
+    fetch_test(mnist)
+    (mnist_copy / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half")
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
+        fetch_test(mnist)
 
 
 def test_published_checksums_agree_with_torchvisions_list():

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from digits.data import Data, Split
 from digits.data import load as load_data
@@ -237,6 +238,19 @@ def test_held_out_pictures_that_changed_or_went_are_told_and_not_reported_on(
     (labelled,) = evaluate.unseen([], own.as_rows(loaded))
     assert labelled.files == others
     assert "WARNING: 2 of the user's own pictures" in capsys.readouterr().out
+
+
+def test_a_copy_of_what_was_learnt_from_is_not_reported_on(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "own")
+    learnt = load(folder).of("training")[0].path
+    again = tmp_path / "again" / learnt.parent.name / "copy.png"
+    again.parent.mkdir(parents=True)
+    Image.open(learnt).save(again, compress_level=0)
+    assert again.read_bytes() != learnt.read_bytes()
+    loaded = load(folder, again.parents[1])
+    assert any(picture.problem == own.COPY for picture in loaded.pictures)
+    seen = [*evaluate.unseen([report.Labelled.folder(again.parents[1])], own.as_rows(loaded))]
+    assert [labelled.name for labelled in seen] == [own.HELD_OUT]
 
 
 def test_a_model_without_own_pictures_has_no_set_of_them(folder: Path) -> None:

@@ -302,6 +302,19 @@ def test_a_listed_picture_that_is_missing_is_an_error_row_and_a_wrong_label_an_e
         inputs.find(str(folder))
 
 
+def test_answers_are_kept_until_they_have_been_told(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "in", 4)
+
+    def fail(*_: object) -> None:
+        raise ConnectionError("the tracking server does not answer")
+
+    with pytest.raises(ConnectionError):
+        predict.predict(inputs.find(str(folder)), MODEL, tmp_path / "a.csv", tell=fail)
+    _, fresh = predict.predict(inputs.find(str(folder)), MODEL, tmp_path / "a.csv")
+    assert fresh == 0
+    assert not (tmp_path / "a.csv.partial").exists()
+
+
 # -- models and rows --------------------------------------------------------------------------------------------------
 
 

@@ -237,3 +237,37 @@ def test_the_card_tells_of_own_pictures_where_there_were_any(world: Path, champi
     without = registry.find(str(champion)).run_id
     assert without is not None
     assert "own pictures" not in card.write(without, None)
+
+
+def test_a_server_that_fails_is_not_taken_for_one_without_a_champion(
+    champion: int, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    from pipelines import promote, registry
+
+    def fail(*_: object) -> None:
+        raise MlflowException("database is locked", TEMPORARILY_UNAVAILABLE)
+
+    version = registry.find(str(made(0)))
+    assert registry.by_alias("nobody") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "get_model_version_by_alias", fail)
+        with pytest.raises(MlflowException, match="locked"):
+            promote.promote(version, Promote())
+    assert int(registry.find("champion").version) == champion
+
+
+def test_a_long_model_card_is_cut_to_what_every_database_takes(champion: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from pipelines import card, registry
+
+    monkeypatch.setattr(card, "write", lambda *_: "a line of the card\n" * 1_000)
+    version = registry.find(str(champion))
+    registry.describe(champion, {"report_run": version.tags["report_run"], "metrics": {"test_accuracy": 0.99}})
+    text = MlflowClient().get_model_version(registry.MODEL, str(champion)).description
+    assert 4_900 < len(text) <= 5_000
+    assert text.endswith("`model card.md`.")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from digits import data
 from digits.classifier import Classifier
 from digits.corruptions import CORRUPTIONS
 from digits.data import Split
@@ -96,6 +97,26 @@ def test_it_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(main, "open_job", None)
     with pytest.raises(UserError, match="no picture has a label"):
         main.run(Main(dataset="digits", images=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["test", "Test digits", "corruptions", "photographs, hard", "own pictures held out"])
+def test_a_folder_with_the_name_of_a_line_of_the_report_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="a line that the report has already"):
+        evaluate.sets_of(data.load("digits", tmp_path), [labelled(tmp_path / name)])
+
+
+def test_two_folders_of_one_name_are_refused_and_one_that_is_named_twice_is_not(tmp_path: Path) -> None:
+    digits = data.load("digits", tmp_path)
+    first, second = labelled(tmp_path / "a" / "mine"), labelled(tmp_path / "b" / "Mine")
+    with pytest.raises(UserError, match=r"would have the name of .*a/mine"):
+        evaluate.sets_of(digits, [first, second])
+    assert [found.name for found in evaluate.sets_of(digits, [first, first])] == ["mine"]
+
+
+def labelled(folder: Path) -> Path:
+    (folder / "7").mkdir(parents=True)
+    cv2.imwrite(str(folder / "7" / "a.png"), np.zeros((9, 9), np.uint8))
+    return folder
 
 
 def test_a_file_that_has_gone_counts_as_wrong_and_is_named(classifier: Classifier, tmp_path: Path) -> None:

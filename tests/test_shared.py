@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -154,3 +155,18 @@ def test_optuna_still_asks_for_trials_where_the_budget_is_kept() -> None:
     """`Slots` overrides a method that Optuna does not call public."""
     with pytest.raises(shared.BudgetSpent):
         optuna.create_study(storage=shared.connect(make=True)).optimize(objective, n_trials=1)
+
+
+def test_a_trial_whose_process_ended_before_it_could_say_anything_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared, "SILENCE", 1)
+    study = create(1)
+    (waits,) = shared.waiting(study)
+    assert study._storage.set_trial_state_values(waits._trial_id, TrialState.RUNNING)  # and nothing more is heard
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    deadline = time.monotonic() + 60
+    while study.trials[0].state == TrialState.RUNNING and time.monotonic() < deadline:
+        shared.pause(study)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert shared.history(study.trials[1]) == [0]
