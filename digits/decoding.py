@@ -24,11 +24,13 @@ from PIL import (
     Image,
     ImageFile,
     JpegImagePlugin,
-    MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+from digits import containers
+from digits.containers import PNG_START, Excess
 
 Pixels = NDArray[np.uint8]
 
@@ -37,7 +39,9 @@ ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 LONG_SIDE = 1024
 LARGE = 25_000_000  # pixels, twice a phone's photograph
 SMALL_FILE, SMALL_SIDE = 8192, 128
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+TILE_WIDTH, TILE_LENGTH = 322, 323  # of a TIFF file
+UNKNOWN = ("unsupported", "cannot handle", "not supported")  # in the messages of Pillow
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -80,16 +84,18 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         return small
     kind = _kind(data)
     try:
-        # libwebp allocates the whole canvas as soon as it is opened, the others when pixels are asked for.
-        canvas = _webp_size(data) if kind == "WebP" else (0, 0)
+        data, canvas = _first_picture(kind, data)
         _check_size(kind, *canvas, limits)
         with _turn(*canvas):
             image = _open(kind, data)
-            _check(kind, image, limits)
-            with _turn(*image.size):
-                return _pixels(kind, image)
+            with _turn(*_check(kind, image, limits)):
+                return _pixels(kind, image, data)
     except ImageError:
         raise
+    except Excess as error:
+        raise ImageError(
+            "unusable_image", f"the {kind} file has too many {error}: save it anew, best as PNG", 422
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_many_pixels", f"the {kind} file declares too many pixels: {error}", 422) from error
     except MemoryError as error:
@@ -97,8 +103,13 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
             "unusable_image", f"the {kind} file does not fit into memory: send a smaller one", 422
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
+        line = _line(error)
+        if any(word in line.lower() for word in UNKNOWN):
+            raise ImageError(
+                "unusable_image", f"the {kind} file is of a kind that can't be read ({line}): save it as PNG", 422
+            ) from error
         raise ImageError(
-            "truncated_image", f"the {kind} file is cut short or damaged ({_line(error)}): send it again, whole"
+            "truncated_image", f"the {kind} file is cut short or damaged ({line}): send it again, whole"
         ) from error
 
 
@@ -120,13 +131,16 @@ def _small_png(data: bytes, limits: Limits) -> Pixels | None:
     if zlib.crc32(data[37:-16]) != int.from_bytes(data[-16:-12], "big"):
         return None
     stream, expected = zlib.decompressobj(), height * (width + 1)
+    if expected > 256 << (data[41] >> 4):  # a window that the file says is enough, and libpng finds too small
+        return None
     try:
         rows = stream.decompress(data[41:-16], expected + 1)
     except zlib.error:
         return None
     if len(rows) != expected or not stream.eof or stream.unused_data or max(rows[:: width + 1]) > 4:
         return None
-    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if pixels is None else np.asarray(pixels, np.uint8)
 
 
 _one_large = threading.RLock()
@@ -154,6 +168,30 @@ def _kind(data: bytes) -> str:
     if len(data) < 12 and any(magic.startswith(data) for magic in (PNG_START, b"\xff\xd8\xff", b"GIF89a")):
         raise ImageError("truncated_image", f"the image ends after {len(data)} bytes: send the whole file")
     raise ImageError("not_an_image", f"the content is not an image that can be read: expected {ACCEPTED}")
+
+
+def _first_picture(kind: str, data: bytes) -> tuple[bytes, tuple[int, int]]:
+    """The file reduced to that, and the size of the canvas that is allocated as soon as it is opened."""
+    if kind == "JPEG":
+        return containers.jpeg(data), (0, 0)
+    if kind == "PNG":
+        return containers.png(data), (0, 0)
+    if kind == "WebP":
+        return data, _webp_size(data)
+    if kind == "GIF":
+        first, width, height, another = containers.gif(data)
+        if another:
+            raise _animated(kind)
+        return first, (width, height)
+    if kind == "BMP":
+        containers.check_bmp(data)
+    else:
+        containers.check_tiff(data)
+    return data, (0, 0)
+
+
+def _animated(kind: str) -> ImageError:
+    return ImageError("animated_image", f"the {kind} file is an animation: send one still picture", 422)
 
 
 def _open(kind: str, data: bytes) -> ImageFile.ImageFile:
@@ -194,11 +232,18 @@ def _complete(data: bytes) -> bool:
     return bool(directory.next != start)
 
 
-def _check(kind: str, image: ImageFile.ImageFile, limits: Limits) -> None:
-    _check_size(kind, image.width, image.height, limits)
-    still = kind in ("TIFF", "JPEG", "BMP") or isinstance(image, MpoImagePlugin.MpoImageFile)
-    if not still and getattr(image, "is_animated", False):
-        raise ImageError("animated_image", f"the {kind} file is an animation: send one still picture", 422)
+def _check(kind: str, image: ImageFile.ImageFile, limits: Limits) -> tuple[int, int]:
+    """The size of what is decoded: of a tiled TIFF whole tiles."""
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        across, down = (
+            int(image.tag_v2.get(tag, 1)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+        )
+        width, height = -(-width // across) * across, -(-height // down) * down
+    _check_size(kind, width, height, limits)
+    if kind not in ("TIFF", "JPEG", "BMP") and getattr(image, "is_animated", False):
+        raise _animated(kind)
+    return width, height
 
 
 def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
@@ -224,7 +269,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _pixels(kind: str, image: ImageFile.ImageFile) -> Pixels:
+def _pixels(kind: str, image: ImageFile.ImageFile, data: bytes) -> Pixels:
     long_side = max(image.size)
     if kind == "JPEG" and long_side >= 2 * LONG_SIDE:
         share = LONG_SIDE / long_side
@@ -233,7 +278,9 @@ def _pixels(kind: str, image: ImageFile.ImageFile) -> Pixels:
     factor = max(1, max(image.size) // LONG_SIDE)
     numbers = _numbers(image)
     if numbers is None:
-        pixels = _reduced(image, factor)
+        pixels = _reduced(_with_its_colours(image, data) if kind == "BMP" else image, factor)
+        if kind == "BMP" and pixels.shape[2:] == (4,) and not pixels[..., 3].any():
+            pixels = pixels[..., :3]  # a fourth byte that nobody has filled
         if pixels.shape[2:] in ((2,), (4,)):
             pixels = _flattened(pixels)
     else:
@@ -248,8 +295,14 @@ def _pixels(kind: str, image: ImageFile.ImageFile) -> Pixels:
 
 def _numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:
     """The greys of a picture where they are not 0 to 255, else None."""
-    form = image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
-    signed = form is not None and form[0] == 2
+    signed = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags, raw = image.tag_v2, image.info.get("compression") == "raw"
+        signed = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2
+        if raw and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and max(tags.get(258, (1,))) == 16:
+            raise ImageError("unusable_image", "the TIFF file has planes of 16 bits: save it as PNG", 422)
+        if not raw and tags.prefix == b"MM" and image.mode in ("I", "F"):  # libtiff has turned the bytes already
+            return np.asarray(image).byteswap()
     # Pillow takes all 8-bit numbers for unsigned and all 32-bit ones for signed.
     if image.mode == "L" and signed:
         return np.asarray(image).view(np.int8)
@@ -290,9 +343,27 @@ def _flattened(pixels: Pixels) -> Pixels:
     mean = np.einsum("hwc,hw->c", colour, alpha, dtype=np.float64) / alpha.sum()  # takes no memory, unlike a product
     ground = mean if visible > 0.75 else np.full(3, 255 if mean @ (0.299, 0.587, 0.114) < 128 else 0)
     red, green, blue = np.rint(ground).astype(int).tolist()
-    page = Image.new("RGB", picture.size, (red, green, blue))
+    page = np.asarray(_on(picture, (red, green, blue)))
+    if np.ptp(page) < 4 and np.ptp(alpha) > 4:  # all of one colour, drawn by its holes
+        page = np.asarray(_on(picture, (255, 255, 255) if red + green + blue < 384 else (0, 0, 0)))
+    return page
+
+
+def _on(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    page = Image.new("RGB", picture.size, colour)
     page.paste(picture, mask=picture)
-    return np.asarray(page)
+    return page
+
+
+def _with_its_colours(image: Image.Image, data: bytes) -> Image.Image:
+    """The BMP picture; where Pillow took a palette of black and white for fewer bits a pixel, as OpenCV reads it."""
+    bits = int.from_bytes(data[24:26] if data[14] == 12 else data[28:30], "little")
+    if image.mode not in ("1", "L") or bits == (1 if image.mode == "1" else 8):
+        return image
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if pixels is None:
+        raise ImageError("unusable_image", "the BMP file has a palette that can't be read: save it as PNG", 422)
+    return Image.fromarray(np.asarray(pixels, np.uint8))
 
 
 def _eight_bits(values: NDArray[Any]) -> Pixels:

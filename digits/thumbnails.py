@@ -30,7 +30,8 @@ def fit(ink: Floats, stroke: float = 0.0, broken: bool = False) -> Bytes:
     part = ink[y : y + h, x : x + w]
     if shrink > 1:
         part = cv2.resize(part, (max(1, w // shrink), max(1, h // shrink)), interpolation=cv2.INTER_AREA)
-        scale, stroke = scale * w / part.shape[1], stroke * part.shape[1] / w
+        reduced = max(w, h) / max(part.shape)  # of the longer side: a thin 1 may be five pixels wide, or one
+        scale, stroke = scale * reduced, stroke / reduced
     elif scale > 0.4:
         part = cv2.resize(part, None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR)
         scale, stroke = scale / 3, stroke * 3

@@ -167,6 +167,18 @@ def test_a_thumbnail_with_other_than_its_rows_is_left_to_pillow(rows: bytes) -> 
     assert decoding._small_png(data, Limits()) is None
 
 
+@pytest.mark.parametrize("window", [0x08, 0x18, 0x28, 0x38])
+def test_a_thumbnail_that_says_it_needs_a_smaller_window_than_it_does_is_read_all_the_same(window: int) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (30, 100), np.uint8)[np.arange(100) % 30]
+    data = encoded(Image.fromarray(grey), "PNG")
+    length = int.from_bytes(data[33:37], "big")
+    stream = bytearray(zlib.compress(np.insert(grey, 0, 0, axis=1).tobytes(), 9))
+    stream[:2] = window, 31 - window * 256 % 31
+    chunk = b"IDAT" + bytes(stream)
+    packed = data[:33] + struct.pack(">I", len(stream)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert np.array_equal(decode(packed + data[45 + length :]), grey)
+
+
 def test_sixteen_bits_keep_the_upper_eight() -> None:
     grey = np.arange(256, dtype=np.uint16).repeat(2).reshape(16, 32)
     assert np.array_equal(decode(encoded(Image.fromarray(grey * 257), "PNG")), grey)
@@ -433,14 +445,14 @@ def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_meanwhile(
     begun, may_end, at_work, most = threading.Event(), threading.Event(), [], []
     real = decoding._pixels
 
-    def slow(kind: str, image: Any) -> Any:
+    def slow(kind: str, image: Any, data: bytes) -> Any:
         if image.width > 20:
             at_work.append(1)
             most.append(len(at_work))
             begun.set()
             assert may_end.wait(60)
             at_work.pop()
-        return real(kind, image)
+        return real(kind, image, data)
 
     monkeypatch.setattr(decoding, "_pixels", slow)
     with ThreadPoolExecutor(3) as pool:
