@@ -1,5 +1,6 @@
 """Words in, checked parameters or one line that says what is allowed."""
 
+import os
 import subprocess
 import sys
 
@@ -116,3 +117,14 @@ def test_nothing_heavy_is_imported_before_parameters_are_checked() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_dash_that_a_terminal_has_not_ends_nothing() -> None:
+    program = "from pipelines import launch; launch.run(['nothing']); print('99.46–99.71')"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.strip() == rb"99.46\u201399.71"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,20 @@ def test_a_long_model_card_is_cut_to_what_every_database_takes(champion: int, mo
     text = MlflowClient().get_model_version(registry.MODEL, str(champion)).description
     assert 4_900 < len(text) <= 5_000
     assert text.endswith("`model card.md`.")
+
+
+def test_the_best_recipe_is_that_of_a_study_of_the_same_pictures(world: Path) -> None:
+    import mlflow
+
+    from digits.data import load
+    from digits.fit import Recipe
+    from pipelines import tracking
+    from pipelines.train import chosen_recipe
+
+    data = load("digits", world)
+    for fingerprint, rate in (("another", 0.5), (data.fingerprint, 0.25)):
+        with tracking.run("Study", "study", tags={"fingerprint": fingerprint, "dataset": "digits"}) as run:
+            mlflow.log_param("best_learning_rate", rate)
+            mlflow.log_dict(asdict(replace(Recipe(), learning_rate=rate)), "recipe.json")
+        recipe, source = chosen_recipe("best", data)
+        assert (source == run.info.run_id) == (recipe["learning_rate"] == rate) == (fingerprint == data.fingerprint)

@@ -67,6 +67,17 @@ def test_the_same_photographs_are_taken_every_time(classifier: Classifier, digit
     assert len(first.labels) == 40
 
 
+def test_other_corruptions_are_another_set(
+    classifier: Classifier, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = digits.take(np.arange(3))
+    first = report.corruptions(classifier, few).fingerprint
+    assert report.corruptions(classifier, few).fingerprint == first
+    changed = dict(CORRUPTIONS) | {"blur": lambda images, *_: images}
+    monkeypatch.setattr(report, "CORRUPTIONS", changed)
+    assert report.corruptions(classifier, few).fingerprint != first
+
+
 def test_a_folder_is_read_as_the_service_would_and_what_is_no_picture_counts_as_wrong_and_refused(
     classifier: Classifier, tmp_path: Path
 ) -> None:
