@@ -11,8 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow.entities import Run
 
 from tests.e2e.project import MNIST_ROOT, SMALL, Project, wait_until
+from tests.serving import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 EPOCHS = 3
@@ -24,6 +26,10 @@ def state(project: Project) -> dict[str, Any]:
     for file in (project.folder / "mlruns" / "work").glob("main-*/state.json"):
         return dict(json.loads(file.read_text()))
     return {}
+
+
+def running(project: Project) -> list[Run]:
+    return [run for run in project.runs() if run.info.status == "RUNNING"]
 
 
 def in_a_trial(project: Project) -> bool:
@@ -63,6 +69,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str
     project = Project(tmp_path_factory.mktemp("project"))
     log = project.folder / "log"
     signalled(project, log, in_a_trial, signal.SIGTERM)
+    eventually(lambda: not running(project))  # the run of `mlflow run` itself is put away a moment later
     after_term = {run.info.run_id: (run.info.status, run.data.tags.get("outcome")) for run in project.runs()}
     for when in (in_an_epoch, in_the_report, registered):
         signalled(project, log, when, signal.SIGKILL)
@@ -79,7 +86,7 @@ def test_sigterm_ends_everything_and_marks_the_runs(history: tuple[Project, dict
 
 def test_no_run_is_left_running(history: tuple[Project, dict[str, Any], str]) -> None:
     project, _, _ = history
-    assert not [run for run in project.runs() if run.info.status == "RUNNING"]
+    assert not running(project)
     parent = project.runs("main")
     assert len(parent) == 1, "the parent was not gone on with"
     assert (parent[0].info.status, parent[0].data.tags["outcome"]) == ("FINISHED", "complete")
