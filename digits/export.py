@@ -68,8 +68,17 @@ def to_onnx(net: DigitNet, temperature: float, metadata: Mapping[str, str]) -> b
             verbose=False,
         )
         assert program is not None
-        onnx.save(program.model_proto, buffer)
+        onnx.save(_without_traces(program.model_proto), buffer)
     return with_metadata(buffer.getvalue(), metadata)
+
+
+def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the line of source that each node comes from, and so without the folders of whoever trained it."""
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return proto
 
 
 class _Moments:

@@ -1,5 +1,7 @@
 """model.onnx says what the network says, in full precision and in int8."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -128,6 +130,14 @@ def test_softmax_runs_over_the_classes_not_over_the_batch(which, request, bundle
     assert np.allclose(together, alone, atol=1e-5)
     assert np.allclose(together.sum(1), 1, atol=1e-5)
     assert ((digitness > 0) & (digitness < 1)).all()
+
+
+@pytest.mark.parametrize("which", ["model", "quantised"])
+def test_the_file_has_no_word_of_the_folders_where_it_was_made(which, request):
+    content = request.getfixturevalue(which)
+    for folder in (Path(export.__file__).parent, Path(torch.__file__).parent.parent):
+        assert str(folder).encode() not in content
+    assert b'File "/' not in content
 
 
 def test_metadata_is_added_and_replaced(model):
