@@ -21,6 +21,7 @@ MOST_STRIPS = 20_000  # of a TIFF file, or tiles
 MOST_RUNS = 1_000_000  # pixels of a run-length encoded BMP file, which Pillow decodes one run at a time
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_HEAD = PNG_START + b"\0\0\0\rIHDR"  # with which every PNG file that is in order begins
 PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IEND"})
 # Of a JPEG file: what describes the picture, and of the application's segments JFIF's, Adobe's and the first of Exif.
 JPEG_KEPT = frozenset({0xC4, 0xDB, 0xDD, *range(0xC0, 0xD0)}) - {0xC8}
@@ -132,7 +133,11 @@ def gif(data: bytes) -> tuple[bytes, int, int, bool]:
         at += 1
         if kind == 0x2C or data[start + 1 : start + 2] == b"\xf9":  # how the next picture is drawn
             kept.append(data[start:at])
-    return b"".join([*kept, data[at:] if not pictures else b";" if at <= len(data) else b""]), width, height, False
+    if not pictures:
+        kept.append(data[at:])
+    elif at <= len(data):
+        kept.append(b";")
+    return b"".join(kept), width, height, False
 
 
 def _colours(packed: int) -> int:

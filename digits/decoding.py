@@ -30,7 +30,7 @@ from PIL import (
 )
 
 from digits import containers
-from digits.containers import PNG_START, Excess
+from digits.containers import PNG_HEAD, PNG_START, Excess
 
 Pixels = NDArray[np.uint8]
 
@@ -40,7 +40,6 @@ LONG_SIDE = 1024
 LARGE = 25_000_000  # pixels, twice a phone's photograph
 SMALL_FILE, SMALL_SIDE = 8192, 128
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-TILE_WIDTH, TILE_LENGTH = 322, 323  # of a TIFF file
 UNKNOWN = ("unsupported", "cannot handle", "not supported")  # in the messages of Pillow
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
@@ -119,7 +118,7 @@ def _small_png(data: bytes, limits: Limits) -> Pixels | None:
     That is a PNG of at most 128 × 128 pixels in 8 bits of grey, with one chunk of them and nothing besides. Opening it
     with Pillow would cost a request a tenth of its time.
     """
-    if not 57 <= len(data) <= SMALL_FILE or not data.startswith(PNG_START + b"\0\0\0\rIHDR"):
+    if not 57 <= len(data) <= SMALL_FILE or not data.startswith(PNG_HEAD):
         return None
     width, height, *form, head_sum, length = struct.unpack_from(">II5BII", data, 16)
     if form != [8, 0, 0, 0, 0] or not 0 < width <= SMALL_SIDE or not 0 < height <= SMALL_SIDE:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from python_multipart.multipart import parse_options_header
 
-from digits.containers import PNG_START
+from digits.containers import PNG_HEAD
 from digits.decoding import SMALL_FILE, SMALL_SIDE
 
 ACCEPTED = "send the image file itself (Content-Type: image/* or application/octet-stream) or multipart/form-data"
@@ -131,7 +131,7 @@ def is_small(data: bytes) -> bool:
 
     Only PNG says its size in a fixed place; a few bytes of any other format may unfold to a hundred megapixels.
     """
-    if len(data) > SMALL_FILE or not data.startswith(PNG_START + b"\0\0\0\rIHDR") or len(data) < 24:
+    if len(data) > SMALL_FILE or not data.startswith(PNG_HEAD) or len(data) < 24:
         return False
     width, height = struct.unpack_from(">II", data, 16)
     return bool(width * height <= SMALL_SIDE**2)

@@ -107,14 +107,14 @@ def sets_of(data: Data, folders: Sequence[Path]) -> list[Labelled]:
             it after the training.
     """
     beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
-    named: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in dict.fromkeys(folder.resolve() for folder in (*beside, *folders)):
         name = report.slug(folder.name)
-        if name in report.RESERVED or name in named:
-            other = named.get(name, "a line that the report has already")
+        if name in report.RESERVED or name in by_name:
+            other = by_name.get(name, "a line that the report has already")
             raise UserError(f"images: in the report {folder} would have the name of {other}, {name!r}: rename it")
-        named[name] = folder
-    return [Labelled.folder(folder) for folder in named.values()]
+        by_name[name] = folder
+    return [Labelled.folder(folder) for folder in by_name.values()]
 
 
 def unseen(sets: Sequence[Labelled], known: own.Rows) -> list[Labelled]:

@@ -19,12 +19,13 @@ from digits.metrics import reliability
 
 INK, SOFT, ACCENT = "#1f2937", "#9ca3af", "#c2410c"
 Images = NDArray[np.uint8]
+DPI = 110
 TILE = 150  # pixels of a picture's longer side
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
     """A figure that belongs to nobody's global state, and its axes (rows, columns)."""
-    drawn = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    drawn = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     axes = np.asarray(drawn.subplots(rows, columns, squeeze=False))
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
@@ -166,8 +167,9 @@ def mistakes(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8], str]], 
     columns, high, wide = 4, TILE + 30, 2 * TILE + 30
     rows = max(1, -(-len(shown) // columns))
     wall = np.full((rows * high, columns * wide), 255, np.uint8)
-    drawn = Figure(figsize=(wall.shape[1] / 110, wall.shape[0] / 110 + 0.5), dpi=110)
-    axis = drawn.add_axes((0, 0, 1, wall.shape[0] / (wall.shape[0] + 55)))
+    with_title = wall.shape[0] + DPI // 2
+    drawn = Figure(figsize=(wall.shape[1] / DPI, with_title / DPI), dpi=DPI)
+    axis = drawn.add_axes((0, 0, 1, wall.shape[0] / with_title))
     axis.axis("off")
     for place, (original, seen, words) in enumerate(shown):
         top, left = place // columns * high + 20, place % columns * wide + 10

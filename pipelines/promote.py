@@ -32,12 +32,6 @@ def run(parameters: Promote) -> None:
         raise Refused(f"version {result['version']} is not promoted: {result['why']}")
 
 
-def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
-    """Decides, moves the alias, fills the store, and tells. Gives `version`, `promoted`, `why` and `tag`."""
-    with alone():
-        return _promote(version, parameters)
-
-
 @contextmanager
 def alone() -> Iterator[None]:
     """One promotion at a time: two would be compared with the same champion, and not with each other."""
@@ -47,7 +41,9 @@ def alone() -> Iterator[None]:
         yield
 
 
-def _promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
+@alone()
+def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
+    """Decides, moves the alias, fills the store, and tells. Gives `version`, `promoted`, `why` and `tag`."""
     client = MlflowClient()
     champion = registry.by_alias("champion")
     number = int(version.version)
