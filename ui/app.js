@@ -1,6 +1,6 @@
 // The page: what a person writes or brings in, what the service answers out. Wires the sheet, the gallery and the camera to the answer's panel.
 
-import { ApiError, Latest, PREDICT, hasKey, model, predict, useKey } from "./api.js";
+import { ApiError, Latest, PREDICT, hasKey, kind, model, predict, useKey } from "./api.js";
 import { Camera } from "./camera.js";
 import { Gallery } from "./gallery.js";
 import { GLYPHS } from "./glyphs.js";
@@ -18,6 +18,7 @@ const camera = new Camera(
   () => $("capture").click(),
 );
 const latest = new Latest();
+const LATE = 300; // milliseconds until an answer that is awaited is missed
 
 let shown = null; // the gallery's entry on the sheet, if any
 let wanted = 0; // how many drawings have been asked about: an answer to the newest ends the waiting
@@ -40,9 +41,9 @@ const bars = GLYPHS.map((_, digit) => {
 function drawBars(probabilities, digit) {
   bars.forEach(({ item, value, bar, words }, i) => {
     const p = probabilities?.[i] ?? 0;
-    item.classList.toggle("best", probabilities !== null && i === digit);
+    item.classList.toggle("best", i === digit);
     bar.style.setProperty("--p", p);
-    value.textContent = p >= 0.005 ? Math.min(99, Math.round(p * 100)) : "";
+    value.textContent = p >= 0.005 ? Math.round(p * 100) : "";
     words.textContent = probabilities ? `${i}: ${percent(p)}` : `${i}: nothing yet`;
   });
 }
@@ -54,77 +55,106 @@ function announce(text) {
   announcing = setTimeout(() => { $("announce").textContent = text; }, 500);
 }
 
-/** Says whether what the panel shows is still behind what is on the sheet. */
+let patience = 0;
+/** Says whether what the panel shows is still behind what is on the sheet; if that lasts, the panel shows it. */
 function behind(yes) {
   $("answer").setAttribute("aria-busy", String(yes));
+  if (yes) patience ||= setTimeout(late, LATE);
+  else rest();
+}
+
+function rest() {
+  clearTimeout(patience);
+  patience = 0;
+  $("answer").classList.remove("late");
+}
+
+function late() {
+  if (answered()) $("answer").classList.add("late");
+  else showReading();
+}
+
+const answered = () => ["accepted", "refused"].includes($("answer").dataset.state);
+
+/** Fills the whole panel anew; what is not given is empty. */
+function panel(state, { headline = "", detail = "", answer = null, roundTrip = "–", inService = "–", request = null, said = "" }) {
+  rest();
+  $("answer").dataset.state = state;
+  $("headline").textContent = headline;
+  $("detail").textContent = detail;
+  drawGlyph(answer && GLYPHS[answer.digit]);
+  drawBars(answer?.probabilities ?? null, answer?.digit);
+  $("seen").hidden = !answer;
+  $("seen").src = answer ? `data:image/png;base64,${answer.seen}` : "data:,";
+  $("seen").alt = answer ? "The picture as the model saw it, 28 by 28 pixels" : "";
+  $("round-trip").textContent = roundTrip;
+  $("in-service").textContent = inService;
+  showCurl(request);
+  if (state !== "error") hideTrouble();
+  announce(said);
+}
+
+function drawGlyph(path) {
+  const stroke = $("glyph-stroke");
+  if (!path) return stroke.removeAttribute("d");
+  if (stroke.getAttribute("d") === path) return;
+  stroke.setAttribute("d", path);
+  for (const motion of $("glyph").getAnimations({ subtree: true })) { motion.cancel(); motion.play(); } // written anew
 }
 
 function showNothing() {
-  showCurl(null);
-  behind(false);
-  $("answer").dataset.state = "idle";
-  $("headline").textContent = "Nothing written yet";
-  $("detail").textContent = "The answer follows while you draw.";
-  $("glyph-stroke").removeAttribute("d");
-  showSeen("");
-  $("round-trip").textContent = $("in-service").textContent = "–";
-  $("trouble").hidden = true;
-  drawBars(null);
-  announce("");
+  panel("idle", { headline: "Nothing written yet", detail: "The answer follows while you draw." });
 }
 
-function showAnswer(answer, { blob, name, roundTrip, together = 1 }) {
-  showCurl({ blob, name });
+function showReading() {
+  panel("idle", { headline: "Reading…", detail: shown?.name });
+}
+
+function showAnswer(answer, { blob, name, saved, roundTrip, together = 1 }) {
   const [headline, detail] = verdict(answer);
-  const path = GLYPHS[answer.digit];
-  const same = $("glyph-stroke").getAttribute("d") === path;
-  $("answer").dataset.state = answer.accepted ? "accepted" : "refused";
-  $("headline").textContent = headline;
-  $("detail").textContent = detail;
-  $("trouble").hidden = true;
-  $("glyph-stroke").setAttribute("d", path);
-  if (!same) for (const motion of $("glyph").getAnimations({ subtree: true })) { motion.cancel(); motion.play(); } // written anew
-  drawBars(answer.probabilities, answer.digit);
-  showSeen(answer.seen);
-  $("round-trip").textContent = milliseconds(roundTrip) + (together > 1 ? ` for ${together}` : "");
-  $("in-service").textContent = milliseconds(answer.milliseconds);
+  panel(answer.accepted ? "accepted" : "refused", {
+    headline,
+    detail,
+    answer,
+    roundTrip: milliseconds(roundTrip) + (together > 1 ? ` for ${together}` : ""),
+    inService: milliseconds(answer.milliseconds),
+    request: { blob, name, saved },
+    said: `${headline}. ${detail}`,
+  });
   showModel(answer.model);
-  announce(`${headline}. ${detail}`);
 }
 
-function showSeen(png) {
-  $("seen").hidden = !png;
-  if (png) $("seen").src = `data:image/png;base64,${png}`;
-  else $("seen").removeAttribute("src");
-  $("seen").alt = png ? "The picture as the model saw it, 28 by 28 pixels" : "";
+let keyTried = false; // the answer says whether it was the right one
+
+function showError(error, request = null) {
+  panel("error", { request });
+  [$("trouble-title").textContent, $("trouble-text").textContent] = apology(error);
+  $("trouble").hidden = false;
+  $("key").hidden = error.status !== 401;
+  $("retry").hidden = !error.retryable || error.status === 401;
+  if (error.status === 401 && keyTried) $("key-value").select();
+  keyTried = false;
+}
+
+function hideTrouble() {
+  if ($("trouble").contains(document.activeElement)) $("surface").focus({ preventScroll: true }); // what had it is about to go
+  $("trouble").hidden = true;
 }
 
 /** The request behind what is shown; a drawing's own bytes are spared the eye and come with Copy. */
 function showCurl(request) {
   sent = request;
   $("copy").disabled = !request;
-  $("curl").textContent = request
-    ? curl(PREDICT, request.blob.type, { name: request.name, base64: request.name ? "" : "…", key: hasKey() })
-    : "Write or pick something first.";
+  $("curl").textContent = request ? command("…") : "Write or pick something first.";
 }
 
-function showError(error, request = null) {
-  const [title, text] = apology(error);
-  $("answer").dataset.state = "error";
-  $("glyph-stroke").removeAttribute("d");
-  showSeen("");
-  showCurl(request);
-  $("round-trip").textContent = $("in-service").textContent = "–";
-  drawBars(null);
-  announce("");
-  $("trouble-title").textContent = title;
-  $("trouble-text").textContent = text;
-  $("trouble").hidden = false;
-  $("key").hidden = error.status !== 401;
-  $("retry").hidden = ![0, 429, 503].includes(error.status) && error.status < 500;
+function command(base64) {
+  const { blob, name, saved } = sent;
+  return curl(PREDICT, kind(blob), { name, saved, base64: name ? "" : base64, key: hasKey() });
 }
 
 function showBusy(seconds) {
+  if (!answered()) showReading();
   $("detail").textContent = `The service is busy. Trying again in ${Math.max(1, Math.round(seconds))} s…`;
 }
 
@@ -136,8 +166,8 @@ function showModel(name) {
 
 function again() {
   gallery.again();
-  if (shown?.answer || shown?.error) show(shown);
-  else if (!shown) ask(true);
+  if (shown) show(shown);
+  else ask(true);
   learnModel();
 }
 
@@ -147,6 +177,7 @@ function ask(now) {
   if (sheet.empty) {
     latest.cancel();
     showNothing();
+    behind(false);
     return;
   }
   wanted++;
@@ -171,6 +202,14 @@ sheet.addEventListener("change", ({ detail: { settled } }) => {
   if (shown) putOnSheet(null);
   tidy();
   ask(settled);
+});
+
+sheet.addEventListener("pen", ({ detail }) => {
+  $("pen").textContent = detail;
+  if (detail || !shown) return;
+  putOnSheet(null); // the pen moves on the sheet, not under a picture
+  tidy();
+  ask(true);
 });
 
 function tidy() {
@@ -200,10 +239,11 @@ $("brush").addEventListener("input", () => setBrush($("brush").value));
 
 // ── Pictures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function bring(files) {
+/** Files to read; `saved` says whether they are on the user's disk, by that name. */
+function bring(files, saved = false) {
   if (!files.length) return;
   latest.cancel();
-  const entry = gallery.add(files);
+  const entry = gallery.add(files, saved);
   sheet.clear(); // Undo brings the drawing back
   show(entry);
 }
@@ -228,15 +268,11 @@ function show(entry) {
   latest.cancel();
   putOnSheet(entry);
   tidy();
-  behind(false);
-  if (entry.answer) showAnswer(entry.answer, { blob: entry.file, name: entry.name, roundTrip: entry.milliseconds, together: entry.together });
-  else if (entry.error) showError(entry.error, { blob: entry.file, name: entry.name });
-  else {
-    showNothing();
-    behind(true);
-    $("headline").textContent = "Reading…";
-    $("detail").textContent = entry.name;
-  }
+  const { file: blob, name, saved, answer, error, milliseconds: roundTrip, together } = entry;
+  if (answer) showAnswer(answer, { blob, name, saved, roundTrip, together });
+  else if (error) showError(error, { blob, name, saved });
+  else showReading();
+  behind(!answer && !error);
 }
 
 gallery.addEventListener("pick", ({ detail }) => {
@@ -244,6 +280,7 @@ gallery.addEventListener("pick", ({ detail }) => {
   show(detail);
   if ($("sheet").getBoundingClientRect().top < 0) $("sheet").scrollIntoView({ block: "start" });
 });
+gallery.addEventListener("wait", ({ detail: { entries, seconds } }) => { if (entries.includes(shown)) showBusy(seconds); });
 gallery.addEventListener("read", ({ detail }) => { if (detail.includes(shown)) show(shown); });
 gallery.addEventListener("count", ({ detail }) => { $("gallery").hidden = detail === 0; });
 
@@ -251,7 +288,7 @@ $("pick").addEventListener("click", () => $("files").click());
 $("shoot").addEventListener("click", () => camera.open());
 for (const id of ["files", "capture"]) {
   $(id).addEventListener("change", ({ target }) => {
-    bring([...target.files]);
+    bring([...target.files], id === "files");
     target.value = ""; // so that the same file can be picked again
   });
 }
@@ -262,7 +299,7 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (files) event.preventDefault();
     const leaving = name === "drop" || (name === "dragleave" && !event.relatedTarget);
     document.body.classList.toggle("dropping", files && !leaving);
-    if (name === "drop" && files) bring([...event.dataTransfer.files]);
+    if (name === "drop" && files) bring([...event.dataTransfer.files], true);
   });
 }
 
@@ -279,30 +316,29 @@ $("empty").addEventListener("click", () => {
 
 // ── Curl, key, retry ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function curlCommand() {
-  const { blob, name } = sent;
-  const bytes = name ? [] : new Uint8Array(await blob.arrayBuffer());
-  const base64 = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
-  return curl(PREDICT, blob.type, { name, base64, key: hasKey() });
+async function wholeCommand() {
+  const bytes = sent.name ? [] : new Uint8Array(await sent.blob.arrayBuffer());
+  return command(btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")));
 }
 
 $("copy").addEventListener("click", async () => {
-  const command = await curlCommand();
+  const whole = await wholeCommand();
   try {
-    await navigator.clipboard.writeText(command);
+    await navigator.clipboard.writeText(whole);
     $("copy").textContent = "Copied";
   } catch {
-    $("curl").textContent = command; // no clipboard on insecure addresses: show all of it, selected
+    $("curl").textContent = whole; // no clipboard on insecure addresses: show all of it, selected
     getSelection().selectAllChildren($("curl"));
     $("copy").textContent = document.execCommand("copy") ? "Copied" : "Selected: copy it";
   }
+  announce($("copy").textContent);
   setTimeout(() => { $("copy").textContent = "Copy"; }, 2000);
 });
 
 $("key").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey($("key-value").value.trim());
-  $("surface").focus({ preventScroll: true }); // the field is about to go
+  keyTried = true;
   again();
 });
 $("retry").addEventListener("click", again);
@@ -339,6 +375,8 @@ const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.
 function recolour() {
   $("theme").setAttribute("aria-pressed", String(dark()));
   sheet.redraw();
+  const { backgroundColor } = getComputedStyle(document.body);
+  for (const meta of document.querySelectorAll("meta[name=theme-color]")) meta.content = backgroundColor;
 }
 $("theme").addEventListener("click", () => {
   root.dataset.theme = dark() ? "light" : "dark";

@@ -3,6 +3,7 @@
 export class Camera {
   #parts;
   #stream = null;
+  #opened = 0; // times: an answer to an earlier question for the camera is of no use
 
   /** parts: the dialog's elements; taken(file) gets the photograph; other() asks the system for one. */
   constructor(parts, taken, other) {
@@ -18,6 +19,7 @@ export class Camera {
   async open() {
     if (!navigator.mediaDevices?.getUserMedia) return this.other(); // an insecure address: the file input has a camera on phones
     const { dialog, video, text, take, other } = this.#parts;
+    const number = ++this.#opened;
     const say = (message, works) => {
       text.textContent = message;
       take.hidden = other.hidden = true;
@@ -32,15 +34,15 @@ export class Camera {
         audio: false,
         video: { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 1280 } },
       });
+      if (!dialog.open || number !== this.#opened) return stop(stream); // closed while the question was on the screen
       this.#stream = stream;
-      if (!dialog.open) return this.#stop(); // closed while the question was on the screen
       video.srcObject = stream;
       await video.play();
       say("Fill the frame with one digit.", true);
       take.focus();
     } catch (error) {
+      if (!dialog.open || number !== this.#opened) return;
       this.#stop();
-      if (!dialog.open) return;
       const refused = error.name === "NotAllowedError";
       say(refused ? "The browser did not allow the camera." : "There is no camera that this page can use.", false);
       other.focus();
@@ -51,6 +53,7 @@ export class Camera {
     const { video, dialog } = this.#parts;
     const side = Math.min(video.videoWidth, video.videoHeight); // the square that the finder shows
     if (!side) return;
+    this.#parts.take.disabled = true; // one click, one picture
     const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
     const [x, y] = [(video.videoWidth - side) / 2, (video.videoHeight - side) / 2];
     canvas.getContext("2d").drawImage(video, x, y, side, side, 0, 0, side, side);
@@ -61,8 +64,12 @@ export class Camera {
   }
 
   #stop() {
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    stop(this.#stream);
     this.#stream = null;
     this.#parts.video.srcObject = null;
   }
+}
+
+function stop(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }

@@ -1,5 +1,6 @@
 // Pictures by the handful: files in; one card each, read a few at a time, and the entries for the CSV out.
-// An entry is {file, name, url, answer?, error?, milliseconds?, together?}: the last, how many shared those milliseconds.
+// An entry is {file, name, saved, url, answer?, error?, milliseconds?, together?}: whether it is on the disk by that name, and
+// how many shared those milliseconds.
 
 import { ApiError, predict, predictBatch } from "./api.js";
 import { GLYPHS } from "./glyphs.js";
@@ -24,9 +25,9 @@ export class Gallery extends EventTarget {
   }
 
   /** Adds the files and starts reading them; the first new entry is returned. */
-  add(files) {
-    const fresh = [...files].map((file) => ({ file, name: file.name || "pasted picture", url: URL.createObjectURL(file) }));
-    for (const entry of fresh) this.#show(entry);
+  add(files, saved) {
+    const fresh = files.map((file) => ({ file, saved, name: file.name || "pasted picture", url: URL.createObjectURL(file) }));
+    for (const entry of fresh) this.#deal(entry);
     this.entries.push(...fresh);
     this.#queue.push(...fresh);
     this.#count();
@@ -34,11 +35,15 @@ export class Gallery extends EventTarget {
     return fresh[0];
   }
 
-  /** Asks again for whatever got no answer for want of a connection or a key. */
+  /** Asks again for whatever may get an answer now. */
   again() {
-    const waiting = this.entries.filter((entry) => entry.error && [0, 401, 429, 503].includes(entry.error.status));
-    for (const entry of waiting) delete entry.error;
+    const waiting = this.entries.filter((entry) => entry.error?.retryable);
+    for (const entry of waiting) {
+      delete entry.error;
+      this.#fill(entry);
+    }
     this.#queue.push(...waiting);
+    this.#count();
     this.#work();
   }
 
@@ -88,70 +93,77 @@ export class Gallery extends EventTarget {
   }
 
   async #read(some, signal) {
+    const onWait = (seconds) => this.dispatchEvent(new CustomEvent("wait", { detail: { entries: some, seconds } }));
     if (some.length > 1) {
       try {
-        const { results, milliseconds } = await predictBatch(some.map(({ file }) => file), { signal });
+        const { results, milliseconds } = await predictBatch(some.map(({ file }) => file), { signal, onWait });
         some.forEach((entry, i) => keep(entry, results[i], milliseconds, some.length));
         return;
       } catch (error) {
         // Refused as a whole (too heavy, say): each alone may still pass. Otherwise it would fare no better.
-        if (!(error instanceof ApiError) || [0, 401, 429, 503].includes(error.status)) throw error;
+        if (!(error instanceof ApiError) || error.general) throw error;
       }
     }
     for (const entry of some) {
       try {
-        const { answer, milliseconds } = await predict(entry.file, { signal });
+        const { answer, milliseconds } = await predict(entry.file, { signal, onWait });
         Object.assign(entry, { answer, milliseconds });
       } catch (error) {
-        if (!(error instanceof ApiError) || [0, 401].includes(error.status)) throw error;
+        if (!(error instanceof ApiError) || error.general) throw error;
         entry.error = error;
       }
     }
   }
 
-  #show(entry) {
+  /** Lays the card of an entry on the table. */
+  #deal(entry) {
     const item = document.createElement("li");
     const button = Object.assign(document.createElement("button"), { type: "button", className: "card" });
     const picture = Object.assign(new Image(), { src: entry.url, alt: "", loading: "lazy" });
     const unseen = Object.assign(document.createElement("span"), { className: "unseen" });
     picture.addEventListener("error", () => picture.replaceWith(unseen)); // HEIC, say: sent all the same
-    const result = Object.assign(document.createElement("span"), { className: "result", textContent: "…" });
+    const result = Object.assign(document.createElement("span"), { className: "result" });
     const name = Object.assign(document.createElement("span"), { className: "name", textContent: entry.name });
     button.append(picture, result, name);
     button.setAttribute("aria-pressed", "false");
-    button.title = entry.name;
     button.addEventListener("click", () => this.dispatchEvent(new CustomEvent("pick", { detail: entry })));
     item.append(button);
     this.#list.append(item);
     this.#cards.set(entry, { button, result });
+    this.#fill(entry);
   }
 
+  /** Writes on the card what is known of its entry. */
   #fill(entry) {
     const card = this.#cards.get(entry);
-    if (!card) return;
-    const { answer, error } = entry;
-    card.button.dataset.state = error ? "error" : answer.accepted ? "accepted" : "refused";
-    if (error) {
-      card.result.textContent = apology(error)[0];
-      card.button.title = `${entry.name}: ${error.message}`;
-      return;
-    }
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "0 0 100 140");
-    svg.setAttribute("aria-hidden", "true");
-    svg.append(document.createElementNS(svg.namespaceURI, "path"));
-    svg.firstChild.setAttribute("d", GLYPHS[answer.digit]);
-    const read = Object.assign(document.createElement("span"), { className: "visually-hidden", textContent: `${answer.digit}, ` });
-    card.result.replaceChildren(svg, read, answer.accepted ? percent(answer.probability).replace("over ", ">") : "not sure");
+    if (!card) return; // removed meanwhile
+    const { answer, error, name } = entry;
+    card.button.dataset.state = error ? "error" : !answer ? "waiting" : answer.accepted ? "accepted" : "refused";
+    card.button.title = error ? `${name}: ${error.message}` : name;
+    if (answer) card.result.replaceChildren(...result(answer));
+    else card.result.textContent = error ? apology(error)[0] : "…";
   }
 
   #count() {
     const all = this.entries.length;
-    const done = this.entries.filter((entry) => entry.answer || entry.error).length;
+    const failed = this.entries.filter((entry) => entry.error).length;
+    const read = this.entries.filter((entry) => entry.answer).length;
     const accepted = this.entries.filter((entry) => entry.answer?.accepted).length;
-    this.#tally.textContent = done < all ? `${done} of ${all} read` : `${all} read, ${accepted} accepted`;
+    const words = [read + failed < all ? `${read} of ${all} read` : `${read} read, ${accepted} accepted`];
+    if (failed) words.push(`${failed} failed`);
+    this.#tally.textContent = words.join(", ");
     this.dispatchEvent(new CustomEvent("count", { detail: all }));
   }
+}
+
+function result(answer) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 100 140");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(document.createElementNS(svg.namespaceURI, "path"));
+  svg.firstChild.setAttribute("d", GLYPHS[answer.digit]);
+  const read = Object.assign(document.createElement("span"), { className: "visually-hidden", textContent: `${answer.digit}, ` });
+  return [svg, read, answer.accepted ? percent(answer.probability).replace("over ", ">") : "not sure"];
 }
 
 function keep(entry, result, milliseconds, together) {

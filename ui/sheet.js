@@ -22,6 +22,7 @@ export class Sheet extends EventTarget {
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("blur", () => this.#lift(false));
     new ResizeObserver(() => this.#resize()).observe(canvas);
+    this.#watchScreen();
   }
 
   get strokes() {
@@ -29,10 +30,11 @@ export class Sheet extends EventTarget {
     return this.#stroke ? [...done, this.#stroke] : done;
   }
   get empty() { return this.strokes.length === 0; }
-  get canUndo() { return this.#now > 0; }
+  get canUndo() { return this.#now > 0 || this.#stroke !== null; }
   get canRedo() { return this.#now < this.#history.length - 1; }
 
-  undo() { this.#go(this.#now - 1); }
+  /** Takes back the last step, or the stroke that is being drawn. */
+  undo() { this.#go(this.#stroke ? this.#now : this.#now - 1); }
   redo() { this.#go(this.#now + 1); }
   clear() { if (!this.empty) this.#commit([]); }
   redraw() { this.#frame ||= requestAnimationFrame(() => this.#paint()); }
@@ -49,16 +51,27 @@ export class Sheet extends EventTarget {
 
   #go(index) {
     if (index < 0 || index >= this.#history.length) return;
-    this.#stroke = null;
+    this.#end();
     this.#now = index;
     this.#changed(true);
   }
 
   #commit(strokes) {
-    this.#stroke = null;
+    this.#end();
     this.#history = [...this.#history.slice(0, this.#now + 1), strokes].slice(-200);
     this.#now = this.#history.length - 1;
     this.#changed(true);
+  }
+
+  /** No stroke is being drawn any more, by whatever hand. */
+  #end() {
+    this.#stroke = null;
+    if (this.#cursor.down) this.#say("Pen up");
+    this.#cursor.down = false;
+  }
+
+  #say(text) {
+    this.dispatchEvent(new CustomEvent("pen", { detail: text }));
   }
 
   #changed(settled) {
@@ -97,6 +110,7 @@ export class Sheet extends EventTarget {
   }
 
   #key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
     const cursor = this.#cursor;
     const step = (event.shiftKey ? 4 : 1) / 28;
     const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
@@ -106,11 +120,14 @@ export class Sheet extends EventTarget {
       cursor.shown = true;
       if (cursor.down && this.#stroke) this.#stroke.push({ x: cursor.x, y: cursor.y, width: this.brush });
       cursor.down ? this.#changed(false) : this.redraw();
+      this.#say("");
     } else if (event.key === " ") {
-      if (cursor.down) this.#lift(true);
+      if (event.repeat) { /* held down: once is meant */ }
+      else if (cursor.down) this.#lift(true);
       else {
         Object.assign(cursor, { down: true, shown: true });
         this.#stroke = [{ x: cursor.x, y: cursor.y, width: this.brush }];
+        this.#say("Pen down");
         this.#changed(false);
       }
     } else return;
@@ -118,9 +135,8 @@ export class Sheet extends EventTarget {
   }
 
   #lift(shown) {
-    const { down } = this.#cursor;
-    Object.assign(this.#cursor, { down: false, shown });
-    if (down && this.#stroke) this.#commit(this.strokes);
+    this.#cursor.shown = shown;
+    if (this.#cursor.down && this.#stroke) this.#commit(this.strokes);
     this.redraw();
   }
 
@@ -129,6 +145,12 @@ export class Sheet extends EventTarget {
     if (side === this.#canvas.width) return;
     this.#canvas.width = this.#canvas.height = side;
     this.#paint();
+  }
+
+  /** Another screen may have other pixels, which no observer of sizes is told. */
+  #watchScreen() {
+    const same = matchMedia(`(resolution: ${devicePixelRatio}dppx)`);
+    same.addEventListener("change", () => { this.#resize(); this.#watchScreen(); }, { once: true });
   }
 
   #paint() {

@@ -16,11 +16,13 @@ const article = (digit) => (digit === 8 ? "an" : "a");
 export function verdict({ digit, probability, accepted }) {
   return accepted
     ? [`That’s ${article(digit)} ${digit}`, `${percent(probability)} sure`.replace(/^o/, "O").replace(/^u/, "U")]
-    : ["That doesn’t look like one digit", `If it is one, most likely ${article(digit)} ${digit} (${percent(probability)}).`];
+    : ["That doesn’t look like one digit", probability < 0.5 ? "None of the ten comes close." : `If it is one, most likely ${article(digit)} ${digit} (${percent(probability)}).`];
 }
 
 const KIND = {
   offline: "I can’t reach the service",
+  timeout: "No answer has come",
+  unreadable: "I can’t open that file",
   unauthorized: "This service asks for a key",
   not_an_image: "I can’t open that as a picture",
   truncated_image: "That picture is incomplete",
@@ -39,7 +41,7 @@ export function apology(error) {
   return [title ?? "That didn’t work", text];
 }
 
-/** The answers as CSV (RFC 4180). A name that a spreadsheet would take for a formula gets an apostrophe before it. */
+/** The answers as CSV (RFC 4180, with the mark of UTF-8 that Excel wants). A name that a spreadsheet would take for a formula gets an apostrophe before it. */
 export function toCsv(entries) {
   const cell = (value) => {
     const text = String(value ?? "").replace(/^(?=[=+\-@\t\r])/, typeof value === "string" ? "'" : "");
@@ -51,15 +53,16 @@ export function toCsv(entries) {
     name, answer?.digit, answer?.probability, answer?.accepted,
     ...digits.map((d) => answer?.probabilities[d]), answer?.model, error?.message,
   ]);
-  return [head, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+  return "\uFEFF" + [head, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** The very request as a command line. A drawing has no file, so its PNG (base64) goes along. */
-export function curl(url, type, { name, base64, key }) {
-  const header = [`Content-Type: ${type || "application/octet-stream"}`].map((text) => `-H ${quote(text)}`);
+/** The very request as a command line. A drawing has no file, so its PNG (base64) goes along; a pasted picture has none yet. */
+export function curl(url, type, { name, saved, base64, key }) {
+  const header = [`-H ${quote(`Content-Type: ${type}`)}`];
   if (key) header.push('-H "Authorization: Bearer $API_KEY"'); // the key itself is never shown
   const send = (body) => `curl -sS ${header.join(" ")} --data-binary ${body} ${quote(url)}`;
-  return base64 ? `echo ${base64} | base64 --decode | ${send("@-")}` : send(quote(`@${name}`));
+  if (base64) return `echo ${base64} | base64 --decode | ${send("@-")}`;
+  return (saved ? "" : `# save the picture as ${quote(name)} first\n`) + send(quote(`@${name}`));
 }
