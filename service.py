@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import gc
 import logging
 import os
 import platform
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +60,8 @@ SYSTEM_ROUTES = frozenset(
 PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
 MOST_WORKERS = 8  # unless more are asked for: each holds 130 MB
 INLINE = 32  # pictures that may be scored in the event loop, which stands still for 7 ms then
+ATTENDING_SECONDS = 1.0
+METRICS_FOLDER = "digits-metrics-"  # and the supervisor's process id
 WARM_UP = 8  # calls of the model before the first request
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 PAGE_HEADERS = SAFE_HEADERS | {
@@ -86,6 +90,16 @@ def share() -> int:
 def workers() -> int:
     """As many as were asked for, or one for each core."""
     return SETTINGS.workers or min(share(), MOST_WORKERS)
+
+
+def shared_folder() -> Path:
+    """Where a worker shares what it counts with the others, as BentoML tells it."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
+def supervisor() -> int:
+    """The process that started this worker; it may have gone before the worker could have asked for its parent."""
+    return int(shared_folder().name.removeprefix(METRICS_FOLDER))
 
 
 class StartError(BentoMLException):
@@ -184,6 +198,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
 
     front: Front
     queue: Batching
+    collecting: asyncio.Task[Response] | None = None
 
     def __call__(self) -> Any:
         app = super().__call__()
@@ -229,7 +244,30 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         return page
 
     async def openapi_spec_view(self, _: Request) -> Response:
+        return self.api
+
+    @functools.cached_property
+    def api(self) -> Response:
+        """It never changes, and takes 20 ms to write."""
         return JSONResponse(describe(self.service.openapi_spec.asdict()))
+
+    async def schema_view(self, _: Request) -> Response:
+        return self.schema
+
+    @functools.cached_property
+    def schema(self) -> Response:
+        return JSONResponse(self.service.schema())
+
+    async def metrics(self, _: Request) -> Response:
+        """Scrapes that come together share one answer, which takes 30 ms of a core."""
+        if self.collecting is None or self.collecting.done():
+            self.collecting = asyncio.create_task(self.collected())
+        return await asyncio.shield(self.collecting)
+
+    async def collected(self) -> Response:
+        await self.front.telemetry.settle()
+        client = BentoMLContainer.metrics_client.get()
+        return Response(await asyncio.to_thread(client.generate_latest), media_type=client.CONTENT_TYPE_LATEST)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncGenerator[None, None]:
@@ -241,9 +279,10 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
             gc.collect()
             gc.freeze()  # 100,000 objects of imported libraries need not be walked through again and again
             gc.set_threshold(50_000, 20, 100)
-            watch = asyncio.create_task(self.follow())
+            tasks = [asyncio.create_task(self.follow()), asyncio.create_task(self.attend())]
             yield
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
             self.front.telemetry.flush()
 
     async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
@@ -282,6 +321,13 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         self.front.telemetry.model(loaded.name, loaded.tag, str(loaded.provenance["precision"]))
         log.info("answering with %s from %s", loaded.name, loaded.tag)
 
+    async def attend(self) -> None:
+        """Ends with the supervisor, however that ended: a worker on its own would hold the port."""
+        while server_context.worker_index is None or os.getppid() == supervisor():
+            await asyncio.sleep(ATTENDING_SECONDS)
+        log.warning("the process that started this worker is gone: it ends too")
+        os.kill(os.getpid(), signal.SIGTERM)
+
     async def follow(self) -> None:
         """Moves to the store's newest model whenever there is another, without a request noticing."""
         refused = None
@@ -317,7 +363,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         if server_context.worker_index is None:
             # In a container BentoML does not start a dead worker again, and ends only when the last one is gone.
             bentoml.serving.running_inside_container = lambda: False  # type: ignore[assignment]
-            folder = Path(tempfile.gettempdir()) / f"digits-metrics-{os.getpid()}"
+            folder = Path(tempfile.gettempdir()) / f"{METRICS_FOLDER}{os.getpid()}"
             BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
@@ -325,7 +371,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         self.inject_config()
         shares, worker = None, server_context.worker_index
         if worker is not None:
-            folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # as BentoML tells its workers
+            folder = shared_folder()
             forget_the_dead(folder)
             if 1 < workers() <= listener.PLACES:
                 shares = listener.Shares(folder / "connections", worker - 1)

@@ -61,6 +61,8 @@ class Batching:
                     if not future.done():
                         future.set_result(rows[start:stop])
                     start = stop
+                if self._waiting:  # scoring may not have let go of the loop: others have their turn
+                    await asyncio.sleep(0)
         finally:
             self._worker = None
 

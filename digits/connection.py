@@ -8,6 +8,7 @@ headers of any length.
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 from collections.abc import Sized
 from http import HTTPStatus
@@ -16,13 +17,17 @@ from typing import Any, cast
 import httptools
 import uvicorn.config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from digits.exchange import GONE, App, Receive, Scope, Send
 from digits.listener import Shares
 from digits.requests import Refusal, busy
 from digits.settings import Settings
 from digits.telemetry import Telemetry
 
+FAREWELL_SECONDS = 5.0  # for the answers to a client that sends no more
+PARTING_SECONDS = 1.0  # for a client that still sends to read why it is not listened to
+HOST = re.compile(rb"[^\s/?#@]*")
 HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
 MOST_AHEAD = 64  # requests that a client may have sent before it has the answer to the one before them
 
@@ -109,6 +114,21 @@ class Connection(HttpToolsProtocol):
         self.fruitless = 0  # bytes since the last of a body or the end of a head
         self.deaf = False  # what comes is not looked at any more
         self.last_words: Refusal | None = None  # to be said after the answers that are under way
+        self.work: asyncio.Task[Any] | None = None  # on the request whose turn it is,
+        self.turn: RequestResponseCycle | None = None  # which is this; `cycle` is the newest
+        self.app = cast(Any, self.attended(cast(App, self.app)))
+
+    def attended(self, app: App) -> App:
+        """The application, with a handle on what it does, to end it when nobody waits for that any more."""
+
+        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+            self.work, self.turn = asyncio.current_task(), cast(Any, receive).__self__
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.work = self.turn = None
+
+        return watched
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.settings.idle_seconds)))
@@ -124,6 +144,9 @@ class Connection(HttpToolsProtocol):
                 timer.cancel()
         if self.shares is not None:
             self.shares.add(-1)
+        if self.work is not None and self.turn is not None:
+            self.turn.disconnected = True
+            self.work.cancel(GONE)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -141,8 +164,21 @@ class Connection(HttpToolsProtocol):
         if self.fruitless > HEAD_BYTES and sum(len(k) + len(v) for k, v in self.headers) + len(self.url) > HEAD_BYTES:
             raise head_too_large()
         self.fruitless = 0
+        self.check_head()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+
+    def check_head(self) -> None:
+        """What httptools lets pass and RFC 9112 does not: 2.3, 3.2 and 6.1. Raises Refusal."""
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if version == "1.0":
+            self.expect_100_continue = False
+        elif version != "1.1" or len(hosts) != 1:
+            raise malformed()
+        if codings not in ([], [b"chunked"]) or not all(map(HOST.fullmatch, hosts)):
+            raise malformed()
 
     def on_body(self, body: bytes) -> None:
         self.fruitless = 0
@@ -150,7 +186,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
+            if not self.parser.should_keep_alive():  # a trailer may say so, and nothing more is parsed then
+                self.cycle.keep_alive = False
             super().on_message_complete()
+            self.flow.resume_reading()  # a large body has stopped it, and the end of the connection would not be seen
 
     def data_received(self, data: bytes) -> None:
         if self.deaf or self.transport.is_closing():
@@ -197,10 +236,16 @@ class Connection(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client may say that it sends no more and wait for its answer: whether there is one to wait for."""
+        """A client may say that it sends no more and wait for its answer: whether there is one to wait for.
+
+        One that has closed its end altogether says just the same, and is not worked for longer than a little while.
+        """
         waits = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         if waits:
             self.cycle.keep_alive = False
+            self.stuck = self.stuck or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
+        else:
+            self.transport.close()  # uvloop's own way waits for ever for a client that does not read
         return waits
 
     def is_resting(self) -> bool:
@@ -221,7 +266,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered: its buffers are full, and ours."""
         super().pause_writing()
-        self.stuck = self.loop.call_later(self.settings.idle_seconds, self.transport.abort)
+        self.stuck = self.stuck or self.loop.call_later(self.settings.idle_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self.stuck is not None:
@@ -265,7 +310,20 @@ class Connection(HttpToolsProtocol):
         first = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"
         lines = [first, *(f"{name}: {value}" for name, value in headers.items())]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + content)
-        self.transport.close()
+        self.part()
+
+    def part(self) -> None:
+        """Ends the connection so that a client that still sends can read what was said (RFC 9112 9.6)."""
+        self.deaf = True
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        if self.transport.can_write_eof() and len(self.connections) <= 2 * self.settings.max_connections:
+            cast(OneWrite, self.transport).flush()
+            self.transport.write_eof()
+            self.stuck = self.stuck or self.loop.call_later(PARTING_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
 
 
 def install(settings: Settings, telemetry: Telemetry) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from digits.requests import Refusal, authorised, boundary_of, busy, too_large
+from digits.requests import Refusal, authorised, boundary_of, busy, internal_error, too_large
 from digits.settings import FORM_BYTES, Settings
 from digits.telemetry import Telemetry
 
@@ -23,6 +23,8 @@ log = logging.getLogger("bentoml.digits")
 LINGER_SECONDS = 3.0
 SMALL_BODY = 65_536
 SMALL_BODY_SECONDS = 0.2  # until a small body that was announced is here, unless it never comes
+GONE = "the client has gone"  # why a connection cancels what it waited for
+CLOSED = 499  # in metrics and log, as nginx has it: nobody is there to take an answer
 EXPLAIN = re.compile(rb"(?:^|&)explain=([^&]*)")
 
 
@@ -84,6 +86,7 @@ class Exchange:
         "boundary",
         "declared",
         "explain",
+        "finished",
         "gate",
         "headers",
         "held",
@@ -101,7 +104,8 @@ class Exchange:
         self.gate, self.scope, self.receive, self.send = gate, scope, receive, send
         self.started = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.declared = int(self.headers.get(b"content-length", -1))
+        length = self.headers.get(b"content-length")
+        self.declared = -1 if length is None else int(length.lstrip(b"0") or 0)  # of 4,300 digits int is afraid
         # Part of the body may still be on its way.
         self.pending = self.declared > 0 or b"transfer-encoding" in self.headers
         self.boundary: bytes | None = None
@@ -110,6 +114,7 @@ class Exchange:
         self.held = 0
         self.placed = False
         self.model = ""
+        self.finished = 0.0  # when the last byte of the answer was handed over
 
     async def run(self, handler: Callable[[Exchange], Awaitable[bytes]], limit: int) -> int:
         """Answers with what the handler gives, or says why not; `limit` is the longest body. Gives the status.
@@ -133,10 +138,14 @@ class Exchange:
                 return await self.refuse(Refusal(408, "request_timeout", f"the body took longer than {seconds} s"))
             return await self.refuse(Refusal(504, "timeout", f"no answer within {seconds} s"))
         except ConnectionResetError:
-            return 499
+            return CLOSED
+        except asyncio.CancelledError as end:
+            if end.args != (GONE,):
+                raise
+            return CLOSED
         except Exception:
             log.exception("%s failed", self.scope["path"])
-            return await self.refuse(Refusal(500, "internal_error", "something went wrong; the server's log says what"))
+            return await self.refuse(internal_error())
         finally:
             self.leave()
 
@@ -177,7 +186,8 @@ class Exchange:
                 message = await self.receive()
                 if message["type"] == "http.disconnect":
                     raise ConnectionResetError
-                part = message.get("body", b"")
+                part, more = message.get("body", b""), message.get("more_body", False)
+                self.pending = more
                 parts.append(part)
                 self.held += len(part)
                 gate.buffered += len(part)
@@ -185,12 +195,10 @@ class Exchange:
                     raise too_large(self.limit)
                 if gate.buffered > gate.settings.max_buffered_bytes:
                     raise busy("too many bytes are being received; try again in a second")
-                more = message.get("more_body", False)
         except BaseException:  # what came makes room before the rest is waited for
             parts.clear()
             self.release()
             raise
-        self.pending = False
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def release(self) -> None:
@@ -212,6 +220,7 @@ class Exchange:
         if self.scope["method"] == "HEAD":
             content = b""
         await self.send({"type": "http.response.body", "body": content, "more_body": lingering})
+        self.finished = time.perf_counter()
         if lingering:
             await self.take_in(LINGER_SECONDS)
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})

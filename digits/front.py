@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +23,14 @@ from numpy.typing import NDArray
 from digits.classifier import Classifier
 from digits.exchange import App, Exchange, Gate, Message, Receive, Scope, Send
 from digits.imaging import ImageError, Limits, Reading, read
-from digits.requests import Refusal, is_small, multipart, not_allowed
+from digits.requests import Refusal, is_small, multipart, not_allowed, unanswered
 from digits.settings import Settings
 from digits.telemetry import Telemetry
 
 log = logging.getLogger("bentoml.digits")
-NOT_FOUND = Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
 READING = ("GET", "HEAD")
+PROBES = ("/livez", "/readyz", "/healthz")  # what they say is BentoML's, whatever the status
+PEER = re.compile(r"[\w.:%-]{1,64}", re.ASCII)  # an address; a proxy may pass on anything
 # Plain formatting: rounding eleven numbers and json.dumps take four times as long. A name has no letters to escape.
 TEN = ", ".join(["%.6f"] * 10)
 RESULT = f'{{"digit": %d, "probability": %.6f, "probabilities": [{TEN}], "accepted": %s, "model": "%s"%s}}'
@@ -86,7 +88,6 @@ class Front:
         if scope["type"] != "http":
             await self.behind(scope, receive, send)
             return
-        started = time.perf_counter()
         route = scope["path"]
         found = self.handlers.get(route)
         exchange = Exchange(self.gate, scope, receive, send)
@@ -98,33 +99,38 @@ class Front:
                 status = await exchange.refuse(not_allowed(route, methods))
         else:
             route, status = await self.elsewhere(route, exchange)
-        seconds = time.perf_counter() - started
+        seconds = (exchange.finished or time.perf_counter()) - exchange.started
         self.telemetry.request(route, status, seconds)
         if status >= 400 if self.settings.access_log == "errors" else self.settings.access_log == "all":
-            client = scope.get("client") or ("-",)
-            log.info("%s %s %s %d %.1f ms", client[0], scope["method"], route, status, seconds * 1000)
+            client = str((scope.get("client") or "-")[0])
+            peer = client if PEER.fullmatch(client) else "-"
+            log.info("%s %s %s %d %.1f ms", peer, scope["method"], route, status, seconds * 1000)
 
     async def elsewhere(self, path: str, exchange: Exchange) -> tuple[str, int]:
         """Hands on what belongs to the application behind. Gives the route, one of a fixed few, and the status."""
         route = path if path in self.routes else next((p for p in self.prefixes if path.startswith(p)), None)
         if route is None:
-            return "other", await exchange.refuse(NOT_FOUND)
+            return "other", await exchange.refuse(unanswered(404))
         if exchange.scope["method"] not in READING:
             return route, await exchange.refuse(not_allowed(route, READING))
-        if route == "/metrics":
-            await self.telemetry.settle()
         status = 500
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            if status != 404:
+            if status < 400 or route in PROBES:
                 await exchange.send(message)
+                exchange.finished = time.perf_counter()
 
-        await self.behind(exchange.scope, exchange.receive, watched)
-        if status == 404:  # said in plain text there
-            await exchange.refuse(NOT_FOUND)
+        try:
+            await self.behind(exchange.scope, exchange.receive, watched)
+        except Exception:
+            log.exception("%s failed", route)
+            if status < 400:  # begun already
+                raise
+        if status >= 400 and route not in PROBES:  # said in plain text there
+            await exchange.refuse(unanswered(status))
         return route, status
 
     async def predict(self, exchange: Exchange) -> bytes:
@@ -145,8 +151,14 @@ class Front:
             raise Refusal(415, "unsupported_media_type", "send multipart/form-data with one part `images` a picture")
         body = await exchange.body()
         images = multipart(body, exchange.boundary, "images", self.settings.max_batch_items)
-        parts = [self.part(images[start : start + CHUNK], exchange) for start in range(0, len(images), CHUNK)]
-        results = [result for part in await asyncio.gather(*parts) for result in part]
+        few = asyncio.Semaphore(max(2, self.settings.threads))  # at a time: others' pictures have their turn between
+
+        async def part(start: int) -> list[str]:
+            async with few:
+                return await self.part(images[start : start + CHUNK], exchange)
+
+        parts = await asyncio.gather(*map(part, range(0, len(images), CHUNK)))
+        results = [result for part in parts for result in part]
         return f'{{"results": [{", ".join(results)}]}}'.encode()
 
     async def part(self, images: list[bytes], exchange: Exchange) -> list[str]:
@@ -169,6 +181,8 @@ class Front:
     async def read_beside(self, images: list[bytes]) -> list[Reading | Refusal]:
         """The readings of some files: in a thread, unless all are so small that the way there would take longer."""
         if all(map(is_small, images)):
+            if len(images) > 1:
+                await asyncio.sleep(0)  # the loop has other business too
             return [self.read(image) for image in images]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.pool, lambda: [self.read(image) for image in images])

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from python_multipart.multipart import parse_options_header
 
 from digits.containers import PNG_HEAD
-from digits.decoding import SMALL_FILE, SMALL_SIDE
+from digits.decoding import SMALL_FILE
+from digits.imaging import THUMBNAIL
 
 ACCEPTED = "send the image file itself (Content-Type: image/* or application/octet-stream) or multipart/form-data"
 PART_HEAD_BYTES = 16_384  # of a part's headers; a client sends a few hundred
@@ -40,6 +41,21 @@ def busy(message: str) -> Refusal:
 
 def too_large(limit: int, unit: str = "body") -> Refusal:
     return Refusal(413, "too_large", f"the {unit} is larger than {limit:,} bytes, the most that is accepted")
+
+
+def unanswered(status: int) -> Refusal:
+    """What an application behind the front has answered with an error, in the shape that all errors have."""
+    if status == 404:
+        return Refusal(404, "not_found", "nothing is here; POST a picture to /predict or see /docs")
+    if status == 416:
+        return Refusal(416, "range_not_satisfiable", "the file is shorter than the range that was asked for")
+    if status < 500:
+        return Refusal(status, "malformed_request", "this can't be answered as it was asked")
+    return internal_error()
+
+
+def internal_error() -> Refusal:
+    return Refusal(500, "internal_error", "something went wrong; the server's log says what")
 
 
 def not_allowed(route: str, methods: Sequence[str]) -> Refusal:
@@ -127,14 +143,15 @@ def _name(lines: list[bytes]) -> bytes:
 
 
 def is_small(data: bytes) -> bool:
-    """Whether decoding takes so little (a PNG of at most 128×128) that handing it to a thread would cost more.
+    """Whether reading takes so little (a PNG of at most 40×40) that handing it to a thread would cost more.
 
-    Only PNG says its size in a fixed place; a few bytes of any other format may unfold to a hundred megapixels.
+    Only PNG says its size in a fixed place; a few bytes of any other format may unfold to a hundred megapixels. And in
+    anything larger than a thumbnail imaging looks for things: noise of 128×128 takes it a third of a second.
     """
     if len(data) > SMALL_FILE or not data.startswith(PNG_HEAD) or len(data) < 24:
         return False
     width, height = struct.unpack_from(">II", data, 16)
-    return bool(width * height <= SMALL_SIDE**2)
+    return bool(max(width, height) <= THUMBNAIL)
 
 
 def authorised(headers: dict[bytes, bytes], key: bytes) -> bool:

@@ -291,6 +291,29 @@ def test_a_file_that_is_not_there_is_404_in_the_same_shape(server: Server, path:
     assert server.request("HEAD", path).status == 404
 
 
+@pytest.mark.parametrize(("asked", "status"), [("bytes=abc", 400), ("bytes=99999999-", 416)])
+def test_a_part_of_a_file_that_can_not_be_given_is_refused_in_the_same_shape(
+    server: Server, asked: str, status: int
+) -> None:
+    reply = server.get("/ui/", Range=asked)
+    assert (reply.status, "code" in reply.json["error"]) == (status, True)
+
+
+def test_scrapes_that_come_together_are_all_answered(server: Server) -> None:
+    before = server.metric("digits_predicted_total") + server.metric("digits_not_accepted_total")
+    assert server.post("/predict", png()).status == 200
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: server.get("/metrics"), range(24)))
+    assert {reply.status for reply in replies} == {200}
+    after = server.metric("digits_predicted_total") + server.metric("digits_not_accepted_total")
+    assert after == before + 1
+
+
+def test_the_page_is_found_behind_a_proxy_that_takes_a_part_of_the_path_away(server: Server) -> None:
+    reply = server.get("/ui")
+    assert (reply.status, reply.headers["location"]) == (307, "ui/")
+
+
 def test_bentoml_own_routes_are_still_there(server: Server) -> None:
     for path in ("/livez", "/readyz", "/healthz", "/metrics", "/docs.json", "/docs", "/schema.json"):
         assert server.get(path).status == 200, path

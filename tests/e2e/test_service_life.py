@@ -84,6 +84,13 @@ def test_a_model_whose_name_would_write_a_header_is_refused_with_one_line(tmp_pa
     assert_one_line(output, "digits:v1", "calls itself")
 
 
+def test_no_worker_outlives_a_supervisor_that_is_killed(home: Path) -> None:
+    with Server(home, DIGITS_WORKERS="2") as server:
+        workers = [psutil.Process(worker) for worker in server.workers()]
+        server.process.kill()
+        assert psutil.wait_procs(workers, PATIENCE)[1] == []
+
+
 def test_a_key_is_asked_for_where_one_is_set(home: Path) -> None:
     with Server(home, DIGITS_API_KEY="s3cret") as server:
         for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic s3cret"}):
