@@ -156,7 +156,7 @@ def specks(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def blur(pictures: Tensor, generator: Generator) -> Tensor:
-    """Out of focus: one to three passes of a 3×3 mean, mixed, then stretched to the old contrast by half."""
+    """Out of focus: one to four passes of a 3×3 mean, mixed with the picture as it was."""
     soft = pictures.unsqueeze(1)
     for _ in range(int(torch.randint(1, 5, (), generator=generator, device=generator.device))):
         soft = F.avg_pool2d(soft, 3, 1, 1, count_include_pad=False)

@@ -29,6 +29,7 @@ from digits.network import DIGITS, DigitNet, eleven_way, thin, widen
 
 NOT_A_DIGIT = DIGITS  # the eleventh class
 AVERAGE_EVERY = 8  # steps; averaging all weights at each step would cost more than it is worth
+REPEATED = 10  # times that an epoch shows a photograph or an outlier, about, at most
 MEMORY = 0.97  # of the average at each update
 TOGETHER = 8  # batches that are augmented together: many small operations, which take a GPU longer to begin than to do
 
@@ -67,6 +68,9 @@ class TrainingSet:
     digits: Split
     photographs: Split | None = None
     outliers: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in (self.digits, self.photographs, self.outliers) if part is not None)
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,10 @@ def fit(
     net = net.to(where).to(memory_format=torch.channels_last)
     average = AveragedModel(net, multi_avg_fn=_average, use_buffers=True)
     batches = _Batches(recipe, train, where, seed, ranks)
+    steps = max(4, epochs * len(batches))  # of fewer OneCycleLR can't take a quarter
     optimizer = torch.optim.AdamW(_parameter_groups(net, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=epochs * len(batches) + 1, pct_start=0.25, final_div_factor=1e3
+        optimizer, recipe.learning_rate, total_steps=steps + 1, pct_start=0.25, final_div_factor=1e3
     )
     identity = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "steps": len(batches)}
     state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
@@ -199,7 +204,7 @@ def fit(
 def predict_logits(
     net: DigitNet, images: NDArray[np.uint8], device: str = "cpu", batch_size: int = 1000
 ) -> NDArray[np.float32]:
-    """Logits in full precision: uint8 (n, 28, 28) to float32 (n, 10). The network is left as it was."""
+    """Logits, uint8 (n, 28, 28) to float32 (n, 10), in the precision of the caller. The network is left on `device`."""
     where = torch.device(device)
     was_training = net.training
     net.eval().to(where)
@@ -259,8 +264,14 @@ class _Batches:
         self.size = size = min(recipe.batch_size, len(train.digits))
         photographs = train.photographs if train.photographs is not None and len(train.photographs) else None
         outliers = train.outliers if train.outliers is not None and len(train.outliers) else None
-        of_photographs = round(size * recipe.photographs) if photographs else 0
-        of_outliers = round(size * recipe.outliers) if outliers is not None else 0
+        self.steps = max(1, len(train) // size)
+
+        def most(wanted: float, count: int) -> int:
+            """Of a batch; of few pictures less, or they would be learnt by heart."""
+            return min(round(size * wanted), math.ceil(REPEATED * count / self.steps))
+
+        of_photographs = most(recipe.photographs, len(photographs)) if photographs else 0
+        of_outliers = most(recipe.outliers, len(outliers)) if outliers is not None else 0
         # (pictures, labels, how many of them in a batch, chance to be disturbed)
         self.sources: list[tuple[Tensor, Tensor, int, float]] = []
         plain = [(train.digits.images, train.digits.labels, size - of_photographs - of_outliers, recipe.disturbed)]
@@ -273,7 +284,6 @@ class _Batches:
             on_device = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
             self.sources.append((*on_device, share, disturbed))
         self.generator = Generator(device)
-        self.steps = max(1, sum(len(labels) for _, labels, *_ in self.sources) // size)
 
     def __len__(self) -> int:
         return self.steps

@@ -26,7 +26,7 @@ WIDE_FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSans-Oblique.ttf")
 # shape in some hand or face.
 LATIN = "ACEFHJKLMNPRTUVWXYacdefhjkmnprtuvwxy"
 GREEK = "ΓΔΕΗΚΛΜΝΞΠΡΣΤΥΦΧΨΩαγεηκλμνπτυφχψω"
-CYRILLIC = "АГДЕЖИЙКЛМНПРСТУФХЦШЩЮЯагдежийклмнпртуфхцшщюя"
+CYRILLIC = "ДЖИЙЛЦШЩЮЯджийлцшщюя"  # none that a Latin or Greek letter above looks like, in either case
 HEBREW_ARABIC = "אגהחטכלמנעפצקשתبتثجحخدذرزسشصضطظعغفقكلنيئ"
 _ARROWS, _MATHEMATICS, _SIGNS, _DINGBATS = (0x2190, 0x21FF), (0x2200, 0x22FF), (0x2600, 0x26B8), (0x2701, 0x2775)
 _SYMBOL_RANGES = (_ARROWS, _MATHEMATICS, _SIGNS, _DINGBATS, (0x2794, 0x27BE), (0x2580, 0x259F))

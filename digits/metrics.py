@@ -9,6 +9,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+SHARPEST = 0.3  # of temperatures
+
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 Booleans = NDArray[np.bool_]
@@ -60,13 +62,16 @@ def mcnemar(first_correct: Booleans, second_correct: Booleans) -> float:
 
 
 def fit_temperature(logits: Floats, labels: Integers) -> float:
-    """The T, 0.05 to 20, whose softmax(logits / T) has the least negative log-likelihood (Guo et al. 2017)."""
+    """The T, 0.3 to 20, whose softmax(logits / T) has the least negative log-likelihood (Guo et al. 2017).
+
+    Without one wrong answer the least is at 0, where every answer would be certain: hence the floor.
+    """
 
     def loss(log_temperature: float) -> float:
         scores = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
         return float(-scores[np.arange(len(labels)), labels].mean())
 
-    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    best = minimize_scalar(loss, bounds=(np.log(SHARPEST), np.log(20.0)), method="bounded")
     return float(np.exp(best.x))
 
 

@@ -25,7 +25,7 @@ def standardise(images: Tensor) -> Tensor:
     """Give each picture zero mean and unit variance, so that brightness, fog and contrast do not reach the network.
 
     Args:
-        images: uint8 or float (n, 28, 28) or (n, 1, 28, 28), any scale.
+        images: uint8 or float (n, 28, 28) or (n, 1, 28, 28), of 0 to 255.
 
     Returns:
         float32 (n, 1, 28, 28); a picture of one flat colour becomes zeros.

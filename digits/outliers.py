@@ -157,18 +157,21 @@ def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> By
     for _ in range(20):
         chosen = rng.integers(len(images), size=rng.integers(2, 5))
         if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
-            continue  # a 1 beside or over another digit can read as a part of it; a digit over itself reads as itself
+            continue  # 1s alone are bars, whatever their number
         picture = _arranged([images[i] for i in chosen], rng)
         route = rng.random()
         if route < 0.5:
             squeezed = picture if route < 0.2 else _square(picture)
             image = np.asarray(cv2.resize(squeezed, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
-            return np.asarray(np.clip(image.astype(np.float32) * (255 / max(int(image.max()), 1)), 0, 255), np.uint8)
-        square = _square(picture)
-        candidate = _candidate(
-            square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture, rng
-        )
-        # Imaging may rightly have picked one of them: then it is a digit, and no outlier.
+            candidate = np.asarray(
+                np.clip(image.astype(np.float32) * (255 / max(int(image.max()), 1)), 0, 255), np.uint8
+            )
+        else:
+            square = _square(picture)
+            candidate = _candidate(
+                square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture, rng
+            )
+        # Imaging may rightly have picked one of them, a digit over itself or beside a 1 may still be read: no outlier.
         if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.6:
             return candidate
     corners = [images[i] for i in rng.integers(len(images), size=4)]

@@ -50,7 +50,7 @@ def unanswered(status: int) -> Refusal:
     if status == 416:
         return Refusal(416, "range_not_satisfiable", "the file is shorter than the range that was asked for")
     if status < 500:
-        return Refusal(status, "malformed_request", "this can't be answered as it was asked")
+        return Refusal(400, "malformed_request", "this can't be answered as it was asked")
     return internal_error()
 
 

@@ -125,8 +125,9 @@ def outliers_of(
 
 
 def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Callable[[], Arrays]) -> Arrays:
-    """Arrays from the cache, or made and put there. The key holds the code that makes them."""
-    key = hashlib.sha256(json.dumps([provenance.code(*modules), *facts]).encode()).hexdigest()[:16]
+    """Arrays from the cache, or made and put there. The key holds the code and the libraries that make them."""
+    known = [provenance.code(*modules), provenance.libraries(), *facts]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
     path = CACHE / f"{name}-{key}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:

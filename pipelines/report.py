@@ -30,7 +30,7 @@ from digits.workers import in_order
 from pipelines import inputs, own
 from pipelines.material import bar, fingerprint, outliers_of
 
-MOST = 1_000  # pictures of each synthetic kind
+PART, FEWEST = 10, 10  # one test digit in so many is corrupted and photographed, but never fewer than that
 SEVERITIES = 5
 EASY, HARD = (0.0, 0.4), (0.6, 1.0)
 SEED = 20_000_003  # the report's pictures never change
@@ -123,7 +123,8 @@ class Report:
 def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Report:
     """The whole report; each of `sets` is a line of its own."""
     clean = plain(classifier, test, "test digits")
-    some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:MOST]))
+    most = max(FEWEST, len(test) // PART)
+    some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:most]))
     corrupted = corruptions(classifier, some)
     served = [photographs(classifier, some, hardness, name) for name, hardness in PHOTOGRAPHS.items()]
     served += [pictures(classifier, labelled) for labelled in sets]

@@ -8,6 +8,7 @@ short trial that decides everything. docs/how-it-works.md says more.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
 
 from digits.augment import augment
 from digits.data import Split
-from digits.fit import EpochReport, Recipe, choose_device, fit, precision, predict_logits
+from digits.fit import EpochReport, Recipe, TrainingSet, choose_device, fit, precision, predict_logits
 from digits.metrics import fit_temperature, scores_of
 from digits.network import DigitNet
 from pipelines import logbook, pictures, provenance, shared, tracking
@@ -31,11 +32,12 @@ from pipelines.material import Material, load_data, load_own, named, prepare
 from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main, Tune
 
-PROXY_DIGITS = 8_000
+PROXY_DIGITS = 6_000  # and, in proportion, of the photographs and of what is no digit
 PROXY_SHOWN = 16_000  # pictures in all: two epochs of the above
 JUDGED = 2_000  # pictures of each kind
 CHANCES = 2_000  # bootstrap samples
 DISTURBED_SEED = 7
+SAME = {"disturbed": "digits"}  # the same pictures in another state
 NOT_TRIED = ("batch_size", "outliers")
 NAMED = ("learning_rate", "dropout", "photographs")  # in the names of runs
 LABELS = {
@@ -133,6 +135,21 @@ def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
     )
 
 
+def part_of(train: TrainingSet, digits: int) -> TrainingSet:
+    """The first so many digits, and as large a part of everything else, from all over it."""
+    share = min(1.0, digits / len(train.digits))
+
+    def rows(count: int) -> NDArray[np.int64]:
+        return np.linspace(0, count, math.ceil(share * count), endpoint=False).astype(np.int64)
+
+    photographs, outliers = train.photographs, train.outliers
+    return TrainingSet(
+        _first(train.digits, digits),
+        photographs and photographs.take(rows(len(photographs))),
+        None if outliers is None else outliers[rows(len(outliers))],
+    )
+
+
 class Bench:
     """Where recipes are tried: a part of the digits, three kinds of validation pictures, and a clock."""
 
@@ -150,15 +167,13 @@ class Bench:
         takes over from whoever started the study, so that all trials are alike whatever machine they are on."""
         self.parameters, self.job, self.parent = parameters, job, parent
         self.helping = proxy is not None
-        digits = material.train.digits
         if proxy is not None:
-            digits, self.epochs = _first(digits, proxy[0]), proxy[1]
+            self.train, self.epochs = part_of(material.train, proxy[0]), proxy[1]
         else:
-            if choose_device(parameters.device).type == "cpu":
-                digits = _first(digits, PROXY_DIGITS)
+            on_cpu = choose_device(parameters.device).type == "cpu"
+            self.train = part_of(material.train, PROXY_DIGITS) if on_cpu else material.train
             longest = parameters.epochs if isinstance(parameters, Main) else 20
-            self.epochs = min(longest, max(2, min(20, PROXY_SHOWN // len(digits))))
-        self.train = replace(material.train, digits=digits)
+            self.epochs = min(longest, max(2, min(20, PROXY_SHOWN // len(self.train))))
         validation = _first(material.validation, JUDGED)
         generator = torch.Generator().manual_seed(DISTURBED_SEED)
         disturbed = augment(torch.from_numpy(validation.images), generator, strength=0.5, disturbed=1.0)
@@ -217,8 +232,8 @@ class Bench:
 
             def after(report: EpochReport) -> None:
                 logbook.log_epoch(report)
-                judged = report.validation_loss + (0 if np.isnan(report.hard_accuracy) else 1 - report.hard_accuracy)
-                trial.report(judged, report.epoch)
+                errors = [1 - report.validation_accuracy, 1 - report.hard_accuracy]  # which no smoothing changes
+                trial.report(float(np.nansum(errors)), report.epoch)
                 late = self.spent > self.budget and not self.helping  # the clock is that of who started the study
                 if report.epoch < self.epochs and (late or trial.should_prune()):
                     raise optuna.TrialPruned(f"after epoch {report.epoch}")
@@ -228,6 +243,8 @@ class Bench:
             except optuna.TrialPruned as pruned:
                 self.tell(trial.number, f"pruned {pruned}", recipe, default)
                 raise
+            if not np.isfinite(result.score):
+                raise RuntimeError("diverged")  # to be told, not to be tried again
             mlflow.log_metrics({"score": result.score, **{f"loss_{kind}": loss for kind, loss in result.means.items()}})
             self.tell(trial.number, f"score {result.score:.4f}", recipe, default)
             return result.score
@@ -258,7 +275,8 @@ class Bench:
         best = min(complete, key=lambda trial: trial.value or 0.0)
         winner = suggest(FixedTrial(best.params), default)
         if winner == default:
-            return default, f"The default recipe was the best of {len(complete)} that came to their end."
+            alone = "" if len(complete) > 1 else " No other had the time: give the study more with tune_minutes."
+            return default, f"The default recipe was the best of {len(complete)} that came to their end.{alone}"
         first = next((t for t in complete if suggest(FixedTrial(t.params), default) == default), None)
         if first is None:
             return default, "The default recipe has nothing to be compared with: it stays."
@@ -303,10 +321,13 @@ def lower_bound(first: Trialled, second: Trialled) -> float:
     """5th percentile of how much lower the second's score is, over resampled pictures (paired bootstrap)."""
     rng = np.random.default_rng(0)
     gains = np.zeros(CHANCES)
+    drawn: dict[str, NDArray[np.int64]] = {}
     for kind, losses in first.losses.items():
         difference = losses - second.losses[kind]
-        rows = rng.integers(0, len(difference), (CHANCES, len(difference)))
-        gains += difference[rows].mean(axis=1) / len(first.losses)
+        pictures = SAME.get(kind, kind)
+        if pictures not in drawn:
+            drawn[pictures] = rng.integers(0, len(difference), (CHANCES, len(difference)))
+        gains += difference[drawn[pictures]].mean(axis=1) / len(first.losses)
     return float(np.quantile(gains, 0.05))
 
 

@@ -129,3 +129,22 @@ def test_logits_do_not_depend_on_the_batch_size_and_leave_the_mode_alone(bundled
 def test_cuda_trains_to_the_same_quality(bundled):
     net = fit(QUICK, TrainingSet(bundled.train), bundled.validation, epochs=3, seed=0, device="cuda")
     assert (predict_logits(net, bundled.validation.images).argmax(1) == bundled.validation.labels).mean() > 0.8
+
+
+def test_a_training_may_be_as_short_as_a_step(bundled):
+    for digits, batch in ((8, 8), (8, 4), (9, 3), (8, 2)):  # one to four steps
+        recipe = dataclasses.replace(QUICK, batch_size=batch)
+        fit(recipe, TrainingSet(bundled.train.take(np.arange(digits))), bundled.validation, epochs=1, seed=0)
+
+
+def test_few_pictures_are_not_shown_again_and_again(bundled):
+    """However large their share is to be; many are shown as often as it says."""
+    photographs = Split(bundled.train.images[:4], np.full(4, 7))
+    digits = Split(bundled.train.images[:1_000], np.zeros(1_000, np.int64))
+    noise = np.random.default_rng(0).integers(0, 256, (400, 28, 28), dtype=np.uint8)
+    recipe = dataclasses.replace(QUICK, batch_size=20, photographs=0.5, outliers=0.1)
+    batches = _Batches(recipe, TrainingSet(digits, photographs, noise), torch.device("cpu"), 0)
+    shown = torch.cat([labels for _, labels in batches.epoch(1)]).bincount(minlength=11)
+    assert 0 < shown[7] / len(photographs) <= 20
+    assert shown[NOT_A_DIGIT] == 2 * len(batches)
+    assert shown.sum() == 20 * len(batches)

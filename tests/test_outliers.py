@@ -65,6 +65,12 @@ def test_several_digits_are_never_just_one_of_them() -> None:
     assert np.mean(np.array(closest) > 0.9) < 0.05
 
 
+def test_no_character_kept_for_the_report_looks_like_one_that_is_learnt_from() -> None:
+    learnt = {glyphs.draw_text(c, font).tobytes() for c in glyphs.LATIN + glyphs.GREEK for font in glyphs.WIDE_FONTS}
+    kept = {glyphs.draw_text(c, font).tobytes() for c in glyphs.CYRILLIC for font in glyphs.WIDE_FONTS}
+    assert not learnt & kept
+
+
 def test_bars_and_rings_are_known_and_digits_with_more_to_them_are_not() -> None:
     bar, ring = np.zeros((2, 28, 28), np.uint8)
     cv2.line(bar, (17, 4), (11, 24), 255, 3)

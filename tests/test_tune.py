@@ -3,6 +3,7 @@
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,22 @@ import pytest
 from optuna.trial import FixedTrial
 
 from digits.data import Split
-from digits.fit import Recipe
+from digits.fit import Recipe, TrainingSet
 from digits.network import DigitNet
 from pipelines import tune
 from pipelines.parameters import Main
-from pipelines.tune import Bench, Trialled, base_recipe, in_words, judge, lower_bound, suggest
+from pipelines.tune import (
+    PROXY_DIGITS,
+    PROXY_SHOWN,
+    Bench,
+    Trialled,
+    base_recipe,
+    in_words,
+    judge,
+    lower_bound,
+    part_of,
+    suggest,
+)
 
 
 def trialled(loss: float, seed: int = 0, spread: float = 0.1) -> Trialled:
@@ -111,3 +123,34 @@ def test_where_the_default_is_best_nothing_is_confirmed(bench: Any) -> None:
 def test_a_recipe_is_told_by_what_differs() -> None:
     assert in_words(replace(Recipe(), dropout=0.25), Recipe()) == "dropout 0.25"
     assert in_words(Recipe(), Recipe()) == "the default recipe"
+
+
+def test_a_trial_shows_as_many_pictures_as_it_is_said_to_of_every_kind() -> None:
+    many = Split(np.zeros((55_000, 28, 28), np.uint8), np.arange(55_000))
+    train = TrainingSet(many, Split(many.images[:12_000], np.arange(12_000)), np.zeros((7_400, 28, 28), np.uint8))
+    part = part_of(train, PROXY_DIGITS)
+    assert part.photographs is not None
+    assert part.outliers is not None
+    assert len(part) == pytest.approx(PROXY_SHOWN / 2, rel=0.05)
+    assert len(part.photographs) / 12_000 == pytest.approx(PROXY_DIGITS / 55_000, rel=0.01)
+    assert part.photographs.labels[-1] > 11_900, "one's own pictures come last"
+    assert len(part_of(TrainingSet(many), 10**6)) == 55_000
+
+
+def test_no_trial_is_begun_that_would_leave_no_time_for_the_confirmation(bench: Any) -> None:
+    study = study_of(default=1.0)
+    (trial,) = study.get_trials(deepcopy=False)
+    assert trial.datetime_start is not None
+    for seconds, spent, expected in ((100, 250, True), (100, 350, False), (10, 560, True), (10, 590, False)):
+        trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
+        bench.spent_before, bench.started = spent, time.monotonic()
+        assert bench.has_time(study) is expected, (seconds, spent)
+
+
+def test_the_same_digits_in_another_state_are_not_drawn_anew() -> None:
+    """Twins move together: as certain as one of them, not more."""
+    rng = np.random.default_rng(0)
+    first = {"digits": rng.random(300)}
+    second = {"digits": rng.random(300)}
+    twins = [Trialled({**kinds, "disturbed": kinds["digits"]}) for kinds in (first, second)]
+    assert lower_bound(*twins) == pytest.approx(lower_bound(Trialled(first), Trialled(second)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 900  # seconds until something counts as stuck; no test measures time
 MNIST_ROOT = os.environ.get("MNIST_ROOT", "")
 SMALL = {"limit": 100, "epochs": 2, "trials": 2, "tune_minutes": 60, "photographs": 40, "outliers": 40, "floor": 0.0}
+
+
+def end(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 class Project:
@@ -56,9 +64,9 @@ class Project:
         )
 
     def start(self, log: Path, entry_point: str = "main", **parameters: object) -> subprocess.Popen[bytes]:
-        """As a process group of its own, so that all of it can be killed."""
+        """As a process group of its own, so that all of it can be killed; what is left of it ends with this process."""
         with log.open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(entry_point, **parameters),
                 cwd=self.folder,
                 env=self.environment,
@@ -66,6 +74,8 @@ class Project:
                 stderr=output,
                 start_new_session=True,
             )
+        atexit.register(end, process.pid)
+        return process
 
     @property
     def client(self) -> MlflowClient:
@@ -105,3 +115,25 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
         assert process.poll() is None, f"ended with {process.returncode} before {what}"
         assert time.monotonic() < deadline, f"no {what} in {PATIENCE} s"
         time.sleep(0.02)
+
+
+STORED = """
+import hashlib, json, bentoml
+from pathlib import Path
+print(json.dumps([hashlib.sha256(next(Path(m.path).rglob("model.onnx")).read_bytes()).hexdigest()
+                  for m in bentoml.models.list()]))
+"""
+
+
+def assert_one_whole_model(project: Project) -> None:
+    client = project.client
+    (version,) = client.search_model_versions("name = 'digits'")
+    assert int(client.get_model_version_by_alias("digits", "champion").version) == int(version.version) == 1
+    assert project.python(STORED) == [client.get_model_version("digits", version.version).tags["sha256"]]
+    assert len(client.search_logged_models([project.runs("main")[0].info.experiment_id])) == 1
+    assert [run.info.status for run in project.runs() if run.info.status == "RUNNING"] == []
+    kinds = [run.data.tags["kind"] for run in project.runs()]
+    assert [kinds.count(kind) for kind in ("main", "training", "report")] == [1, 1, 1]
+    assert not list((project.folder / "mlruns" / "work").glob("main-*/*"))
+    # What was being written when the process was killed never had a name that anything reads.
+    assert not [path for path in (project.folder / "mlruns").rglob("*.partial") if path.is_file()]

@@ -200,6 +200,7 @@ def visit(browser: Browser, url: str) -> Iterator[Visit]:
     visit.page.goto(url)
     yield visit
     visit.context.close()
+    assert [line for line in visit.said if line.startswith("exception")] == []
 
 
 def picture(seed: int = 3, kind: str = "JPEG") -> bytes:

@@ -13,12 +13,12 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
-from tests.e2e.project import MNIST_ROOT, SMALL, Project, wait_until
+from tests.e2e.project import SMALL, Project, wait_until
 from tests.serving import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 EPOCHS = 3
-PARAMETERS = {**SMALL, "epochs": EPOCHS, "dataset": "mnist" if MNIST_ROOT else "digits"}
+PARAMETERS = {**SMALL, "epochs": EPOCHS, "dataset": "digits"}
 
 
 def state(project: Project) -> dict[str, Any]:
@@ -45,10 +45,6 @@ def in_the_report(project: Project) -> bool:
     return "trained" in state(project) and "report run" in state(project)
 
 
-def registered(project: Project) -> bool:
-    return "version" in state(project)
-
-
 def signalled(project: Project, log: Path, when: Callable[[Project], bool], number: int) -> None:
     """Starts the command and ends it then: SIGTERM to `mlflow run` alone, SIGKILL to it and all it has started."""
     process = project.start(log, **PARAMETERS)
@@ -65,13 +61,13 @@ def signalled(project: Project, log: Path, when: Callable[[Project], bool], numb
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, Any], str]:
-    """The project after four ends by force and one to the end; statuses after the SIGTERM; the last output."""
+    """The project after three ends by force and one to the end; statuses after the SIGTERM; the last output."""
     project = Project(tmp_path_factory.mktemp("project"))
     log = project.folder / "log"
     signalled(project, log, in_a_trial, signal.SIGTERM)
     eventually(lambda: not running(project))  # the run of `mlflow run` itself is put away a moment later
     after_term = {run.info.run_id: (run.info.status, run.data.tags.get("outcome")) for run in project.runs()}
-    for when in (in_an_epoch, in_the_report, registered):
+    for when in (in_an_epoch, in_the_report):
         signalled(project, log, when, signal.SIGKILL)
     last = project.run(**PARAMETERS)
     assert last.returncode == 0, last.stderr

@@ -52,39 +52,38 @@ def log(folder: Path) -> str:
     return (folder / "log").read_text()
 
 
-def test_two_nodes_train_one_model_and_the_second_needs_no_data_and_writes_nothing(tmp_path: Path) -> None:
+def two_nodes(folder: Path) -> list[subprocess.Popen[bytes]]:
     options = f"--nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={free_port()} --node-rank="
-    nodes = [torchrun(tmp_path / str(node), options=f"{options}{node}") for node in (0, 1)]
+    return [torchrun(folder / str(node), options=f"{options}{node}") for node in (0, 1)]
+
+
+def test_two_nodes_train_one_model_and_go_on_after_one_was_killed_the_second_without_data_or_output(
+    tmp_path: Path,
+) -> None:
+    first = tmp_path / "0"
+    nodes = two_nodes(tmp_path)
     try:
-        assert [node.wait(PATIENCE) for node in nodes] == [0, 0], log(tmp_path / "0") + log(tmp_path / "1")
+        wait_until(lambda: "epoch   1 of 3" in log(first), nodes[0], "an epoch")
+        ranks = [rank for node in nodes for rank in psutil.Process(node.pid).children()]
+        second = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
+        second.send_signal(signal.SIGKILL)
+        assert all(node.wait(PATIENCE) != 0 for node in nodes)
+        assert psutil.wait_procs(ranks, PATIENCE)[1] == []
+        (run,) = trainings(first)
+        assert run.info.status in ("FAILED", "KILLED")
+        assert "the same command goes on from here" in log(first)
+        nodes += two_nodes(tmp_path)
+        assert [node.wait(PATIENCE) for node in nodes[2:]] == [0, 0], log(first) + log(tmp_path / "1")
     finally:
         for node in nodes:
             node.kill()
-    (run,) = trainings(tmp_path / "0")
+    (run,) = trainings(first)
     assert run.info.status == "FINISHED"
     assert run.data.tags["processes"] == "2"
     assert run.data.metrics["validation_accuracy"] > 0.5
-    assert "registered: digits version 1, challenger" in log(tmp_path / "0")
+    assert log(first).count("epoch   1 of 3") == 1
+    assert "registered: digits version 1, challenger" in log(first)
     assert {path.name for path in (tmp_path / "1").iterdir()} == {"log"}
-
-
-def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "one"
-    running = torchrun(folder)
-    wait_until(lambda: "epoch   1 of 3" in log(folder), running, "an epoch")
-    ranks = psutil.Process(running.pid).children()
-    second = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
-    second.send_signal(signal.SIGKILL)
-    assert running.wait(PATIENCE) != 0
-    assert psutil.wait_procs(ranks, PATIENCE)[1] == []
-    (run,) = trainings(folder)
-    assert run.info.status in ("FAILED", "KILLED")
-    assert "the same command goes on from here" in log(folder)
-
-    assert torchrun(folder).wait(PATIENCE) == 0, log(folder)
-    (run,) = trainings(folder)
-    assert run.info.status == "FINISHED"
-    assert log(folder).count("epoch   1 of 3") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""A real tracking server that goes away in the middle of a run: it is waited for, or named in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.project import PATIENCE, SMALL, Project, assert_one_whole_model, wait_until
+from tests.ports import free_port
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+PARAMETERS = {**SMALL, "dataset": "digits", "trials": 0, "epochs": 4}
+QUIET = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes more, of which none is needed
+
+
+class Tracker:
+    """A real `mlflow server` on the project's database, which can be ended and started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [str(Path(sys.executable).parent / "mlflow"), "server", "--port", str(self.port), "--workers", "1"]
+        stores = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", "artifacts"]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *stores], cwd=self.folder, env=QUIET, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(self.answers, self.process, "the tracking server")
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def instead(self) -> socket.socket:
+        """Listens on the port, once the last process of the ended server has let go of it."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_server(("127.0.0.1", self.port))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def away(self, asked: int) -> None:
+        """Nobody is there until so many requests have been made in vain."""
+        with self.instead() as nobody:
+            nobody.settimeout(PATIENCE)
+            for _ in range(asked):
+                nobody.accept()[0].close()
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Tracker]]:
+    project = Project(tmp_path_factory.mktemp("tracked"))
+    served = Tracker(project.folder)
+    project.environment["MLFLOW_TRACKING_URI"] = served.uri
+    try:
+        yield project, served
+    finally:
+        served.end()
+
+
+def epochs(project: Project) -> int:
+    """How many the job has noted."""
+    states = [json.loads(file.read_text()) for file in (project.folder / "mlruns" / "work").glob("main-*/state.json")]
+    return max((len(state.get("epochs", [])) for state in states), default=0)
+
+
+def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_is_registered_once(
+    tracker: tuple[Project, Tracker],
+) -> None:
+    project, served = tracker
+    log = project.folder / "log"
+
+    # It stays away for longer than a run that is told to be impatient waits.
+    project.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    impatient = project.start(log, **PARAMETERS)
+    wait_until(lambda: epochs(project) >= 1, impatient, "the first epoch")
+    served.end()
+    assert impatient.wait(PATIENCE) != 0
+    told = [line for line in log.read_text().splitlines() if line.startswith("error:")]
+    assert len(told) == 1
+    assert "the tracking server does not answer; once it does, the same command goes on from here" in told[0]
+    served.start()
+
+    # It goes away again, and comes back while the run waits for it.
+    del project.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    noted = epochs(project)
+    patient = project.start(log, **PARAMETERS)
+    wait_until(lambda: epochs(project) > noted, patient, "another epoch")
+    served.end()
+    served.away(asked=2)
+    assert patient.poll() is None
+    served.start()
+    assert patient.wait(PATIENCE) == 0, log.read_text()[-3000:]
+    assert_one_whole_model(project)
