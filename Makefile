@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PINS := deploy/requirements/dev.txt
 READY := $(VENV)/.ready
 JOBS ?= 2
+HOST ?= 127.0.0.1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .PHONY: train test serve ui image image-test bench bench-train bench-imaging bench-study bench-predict fuzz soak audit docs dist clean help
@@ -32,8 +33,8 @@ test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-serve: $(READY)  ## the service on http://localhost:3000
-	@$(BIN)/bentoml serve service:svc
+serve: $(READY)  ## the service on http://localhost:3000; HOST=0.0.0.0: for other machines too
+	@$(BIN)/bentoml serve service:svc --host $(HOST)
 
 ui: $(READY)  ## MLflow's pages on http://localhost:5000
 	@$(BIN)/mlflow ui
@@ -79,8 +80,8 @@ audit: $(READY)  ## pip-audit on the pinned requirements; needs the network
 docs: $(READY)  ## the documentation as pages, in site/
 	$(BIN)/mkdocs build --strict
 
-dist: $(READY)  ## the source as a tarball and a zip, in dist/
-	$(BIN)/python -m deploy.dist
+dist:  ## the source as a tarball and a zip, in dist/
+	$(PYTHON) -m deploy.dist
 
 clean:  ## what the tools left behind; neither models nor runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info

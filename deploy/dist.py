@@ -1,6 +1,6 @@
 """`make dist`: the source in, dist/digits-VERSION.tar.gz, the same as .zip and SHA256SUMS out.
 
-What git tracks or would track goes in, and REVISION, the commit it was made from. The archives depend on the content
+What git tracks goes in, as it is now, and REVISION, the commit it was made from. The archives depend on the content
 alone: the same tree makes the same bytes.
 """
 
@@ -22,7 +22,7 @@ from deploy.revision import PROJECT, source_revision
 
 def source_files() -> dict[str, Path]:
     """Path in the archive → file, sorted. Raises SystemExit outside a git checkout."""
-    listing = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = ["git", "-C", str(PROJECT), "ls-files", "-z"]
     done = subprocess.run(listing, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"make dist needs a git checkout to know what belongs in: {done.stderr.strip()}")

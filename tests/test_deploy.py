@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from digits.settings import Settings, describe
 from pipelines.files import FOLDER
@@ -63,6 +66,16 @@ def test_the_service_monitor_is_valid_for_the_prometheus_operators_schema() -> N
 
 
 JOBS = ("worker-job", "training-job")  # started by hand, not part of the kustomization
+
+
+def test_the_operator_leaves_the_services_own_labels_as_they_are() -> None:
+    """It calls the port `endpoint` otherwise, as the dashboard calls the route."""
+    assert all(endpoint["honorLabels"] for endpoint in manifest("servicemonitor")["spec"]["endpoints"])
+
+
+@pytest.mark.parametrize("name", [*JOBS, "training-service"])
+def test_what_is_not_part_of_the_kustomization_names_its_namespace_itself(name: str) -> None:
+    assert manifest(name)["metadata"]["namespace"] == manifest("namespace")["metadata"]["name"]
 
 
 def test_the_kustomization_takes_in_every_manifest_but_those_of_jobs() -> None:
@@ -125,10 +138,10 @@ def test_a_pod_and_a_container_are_given_longer_to_stop_than_a_request_may_take(
 
 
 def test_the_worker_job_names_an_entry_point_with_parameters_that_it_has() -> None:
-    arguments = manifest("worker-job")["spec"]["template"]["spec"]["containers"][0]["args"]
-    entry_points = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
-    named = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    assert named["-P"].split("=")[0] in entry_points[named["-e"]]["parameters"]
+    (container,) = manifest("worker-job")["spec"]["template"]["spec"]["containers"]
+    step, *given = container["args"]
+    assert container["command"] == ["python", "-m", "pipelines"]
+    ENTRY_POINTS[step].parse(given)
 
 
 def test_the_training_job_s_pods_find_rank_0_and_train_with_parameters_that_there_are() -> None:
@@ -226,6 +239,35 @@ def test_every_workflow_is_valid_for_githubs_schema(workflow: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def needed(name: str, extras: set[str]) -> dict[str, str]:
+    """All distributions that this one needs with these extras, as far as they are installed: name → version."""
+    found: dict[str, str] = {}
+    done: set[tuple[str, str]] = set()
+    waiting = [(name, "")] + [(name, extra) for extra in extras]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in done:
+            continue
+        done.add((name, extra))
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed here
+        found[name] = distribution.version
+        for requirement in map(Requirement, distribution.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                wanted = canonicalize_name(requirement.name)
+                waiting += [(wanted, ""), *((wanted, each) for each in requirement.extras)]
+    return found
+
+
+def test_everything_that_is_installed_is_pinned_at_the_version_that_it_has() -> None:
+    pins = dict(line.split("==") for line in (DEPLOY / "requirements/dev.txt").read_text().split() if "==" in line)
+    installed = needed("digits", {"train", "dev", "cluster", "bench"})
+    assert installed.pop("digits")
+    assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
+
+
 def test_the_mlflow_server_is_of_the_version_that_its_clients_are_of() -> None:
     pinned = re.search(r"mlflow==(\S+)", (DEPLOY / "mlflow/Dockerfile").read_text())
     allowed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
@@ -233,6 +275,7 @@ def test_the_mlflow_server_is_of_the_version_that_its_clients_are_of() -> None:
     assert pinned
     assert floor
     assert pinned[1] == floor[1]
+    assert f"mlflow=={pinned[1]}" in (DEPLOY / "requirements/dev.txt").read_text().split()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """MLproject, as MLflow reads it, says what pipelines/parameters.py checks, and runs in the caller's environment."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def interpreter(folder: Path, name: str = "python") -> Path:
 
 def run_script(tmp_path: Path, path: str = "/usr/bin:/bin", **environment: str) -> str:
     done = subprocess.run(
-        ["sh", "-c", f"sh {RUN} main --epochs 1; true"],  # a caller that is no Python
+        ["sh", "-c", f"sh {shlex.quote(str(RUN))} main --epochs 1; true"],  # a caller that is no Python
         cwd=tmp_path,
         env={"PATH": path, **environment},
         capture_output=True,
@@ -91,7 +92,7 @@ def test_python_of_the_path_is_the_last_resort(tmp_path: Path) -> None:
 def test_the_interpreter_of_an_mlflow_that_is_not_activated_is_used(tmp_path: Path) -> None:
     """A Python that is on no path starts the script, as /x/.venv/bin/mlflow does."""
     other = interpreter(tmp_path / "other")
-    code = f"import subprocess; subprocess.run(['bash', '-c', 'exec sh {RUN} nonsense'])"
+    code = f"import subprocess; subprocess.run(['bash', '-c', 'exec sh {shlex.quote(str(RUN))} nonsense'])"
     environment = {"PATH": f"{other.parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
