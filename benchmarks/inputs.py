@@ -37,6 +37,7 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     `form` is the int8 model's: thin, as it is served, or whole, layer for layer the figure's. Gives where the weights
     came from.
     """
+    import torch
     from safetensors.torch import load_file
 
     from digits import export
@@ -47,9 +48,10 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     net = DigitNet(0.0)
     net.load_state_dict(load_file(folder / "model.safetensors"))
     metadata = {"threshold": "0.5", "precision": "fp32"}
-    full = export.to_onnx(net.eval(), 1.0, metadata)
-    exact = full if form == "whole" else export.to_onnx(export.factorise(net, some_digits(1_797)), 1.0, metadata)
-    (folder / "fp32.onnx").write_bytes(full)
+    served = net.eval() if form == "whole" else export.factorise(net, some_digits(1_797))
+    torch.save(served, folder / "net.pt")  # the same form for all: a lighter one is no merit of a server
+    exact = export.to_onnx(served, 1.0, metadata)
+    (folder / "fp32.onnx").write_bytes(exact)
     (folder / "int8.onnx").write_bytes(export.quantise(exact, some_digits(512)))
     import mlflow
     import onnx
@@ -61,6 +63,10 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
         onnx.load(folder / "int8.onnx"),
         folder / "mlflow",
         signature=ModelSignature(Schema([pixels])),
+        onnx_session_options={
+            "intra_op_num_threads": 1,
+            "extra_session_config": {"session.intra_op.allow_spinning": "0"},
+        },
         pip_requirements=[],
         save_as_external_data=False,
     )

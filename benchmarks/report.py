@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 HEAD = "| | requests/s, 1 | 32 | 128 connections | p50 / p99 at 32, ms | errors | CPU, ms | MB | ready, s | wrong |"
+HARDEST = "FastAPI, same int8 model, 2 workers"
 RULE = "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 
 
@@ -27,8 +29,9 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"`make bench` on {machine['date']}: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB,"
         f" Python {machine['python']}; load from {machine['generator']}; the median of {results['rounds']}"
-        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']};"
-        f" int8 in {results['form']} form), one reading of the picture for all. CPU is the processor time of a request;"
+        f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']},"
+        f" in {results['form']} form for all), one reading of the picture for all; a load of"
+        f" {machine['load_before']:.1f} before it began. CPU is the processor time of a request;"
         " “wrong” counts digits that differ from those of the full-precision model, among the ones that it is sure of.",
         "",
         "![Requests a second, and latency](serving.png)",
@@ -39,6 +42,7 @@ def markdown(results: dict[str, Any]) -> str:
         RULE,
         *(png_row(name, result) for name, result in found.items()),
         "",
+        *round_by_round(found),
         *open_loop(found),
         "## One 640×480 JPEG photograph a request, 32 connections",
         "",
@@ -83,6 +87,19 @@ def png_row(name: str, result: dict[str, Any]) -> str:
 def row(name: str, m: dict[str, Any]) -> str:
     cells = [name, spread(m), f"{m['p50']:.1f}", f"{m['p99']:.1f}", str(int(m["errors"])), f"{m['cpu_ms']:.2f}"]
     return "| " + " | ".join(cells) + " |"
+
+
+def round_by_round(found: dict[str, Any]) -> list[str]:
+    """How many times the requests of the hardest peer; within a round, as the machine's speed changes between them."""
+    if not {"this service", HARDEST} <= found.keys():
+        return []
+    ratios = []
+    for ours, its in zip(found["this service"]["png"], found[HARDEST]["png"], strict=True):
+        each = [mine / other for mine, other in zip(ours["rates"], its["rates"], strict=True) if other]
+        if each:
+            spread = f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
+            ratios.append(f"{int(ours['connections'])} connections {spread}")
+    return [f"This service beside {HARDEST}, round by round: {', '.join(ratios)} times as many.", ""]
 
 
 def open_loop(found: dict[str, Any]) -> list[str]:

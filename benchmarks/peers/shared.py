@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from digits.classifier import Classifier
 from digits.imaging import Reading, interpret, read
 
-WEIGHTS = Path(os.environ.get("BENCH_WEIGHTS", "."))  # a folder: model.safetensors, fp32.onnx, int8.onnx
+WEIGHTS = Path(os.environ.get("BENCH_WEIGHTS", "."))  # a folder: net.pt, fp32.onnx, int8.onnx
 
 
 def onnx_model(name: str) -> Classifier:
@@ -25,15 +25,10 @@ class TorchModel:
 
     def __init__(self) -> None:
         import torch
-        from safetensors.torch import load_file
-
-        from digits.network import DigitNet
 
         torch.set_num_threads(1)
         self.torch = torch
-        self.net = DigitNet(0.0)
-        self.net.load_state_dict(load_file(WEIGHTS / "model.safetensors"))
-        self.net.eval()
+        self.net = torch.load(WEIGHTS / "net.pt", weights_only=False).eval()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities, (n, 10), of pictures, uint8 (n, 28, 28)."""
