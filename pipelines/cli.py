@@ -87,8 +87,12 @@ def as_line(row: Sequence[Any], width: int) -> str:
 
 
 def _provenance(asked: argparse.Namespace) -> int:
-    from pipelines import tracking
+    from pipelines.errors import UserError
 
+    try:
+        from pipelines import tracking
+    except ModuleNotFoundError as missing:
+        raise UserError(f"{missing.name} is not installed: provenance needs pip install 'digits[train]'") from None
     tracking.connect()
     print(json.dumps(provenance(asked.version), indent=2))
     return 0

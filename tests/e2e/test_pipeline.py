@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,12 @@ def test_train_evaluate_and_promote_work_alone_and_a_second_version_collides_wit
     measured = project.run("evaluate", model=2)
     assert measured.returncode == 0, measured.stderr
     assert "test_accuracy" in project.client.get_model_version("digits", "2").tags
+
+    words = [sys.executable, "-m", "pipelines", "promote", "--version", "2", "--floor", "1"]
+    gate = subprocess.run(words, cwd=project.folder, env=project.environment, capture_output=True, text=True)
+    assert gate.returncode == 3, "as documented, for whoever automates it"
+    assert "error: version 2 is not promoted" in gate.stderr
+    assert int(project.client.get_model_version_by_alias("digits", "champion").version) == 1
 
     moved = project.run("promote", version=2, floor=0)
     champion = int(project.client.get_model_version_by_alias("digits", "champion").version)

@@ -87,10 +87,10 @@ def test_a_killed_prediction_goes_on_and_is_logged_once_with_accuracy_and_confus
     eventually(lambda: groups_in(folder / "a.csv.partial") >= 3, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    if not (folder / "a.csv").exists():  # it may have been faster than the signal
-        assert "pictures are answered already" in (out := finish(start(folder, *words)))
-        assert "accuracy  " in out
-        assert "3/bad.png: the content is not an image" in out
+    assert not (folder / "a.csv").exists(), "it was at its end before the signal came"
+    assert "pictures are answered already" in (out := finish(start(folder, *words)))
+    assert "accuracy  " in out
+    assert "3/bad.png: the content is not an image" in out
     finish(alone(folder, "unbroken.csv"))
     assert (folder / "a.csv").read_bytes() == (folder / "unbroken.csv").read_bytes()
     with sqlite3.connect(folder / "runs.db") as runs:
