@@ -110,6 +110,7 @@ class Connection(HttpToolsProtocol):
         self.shares: Shares | None = None
         self.waiting: asyncio.TimerHandle | None = None
         self.stuck: asyncio.TimerHandle | None = None
+        self.ending: asyncio.TimerHandle | None = None
         self.in_head = False
         self.fruitless = 0  # bytes since the last of a body or the end of a head
         self.deaf = False  # what comes is not looked at any more
@@ -139,7 +140,7 @@ class Connection(HttpToolsProtocol):
         self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self.waiting, self.stuck):
+        for timer in (self.waiting, self.stuck, self.ending):
             if timer is not None:
                 timer.cancel()
         if self.shares is not None:
@@ -243,7 +244,7 @@ class Connection(HttpToolsProtocol):
         waits = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         if waits:
             self.cycle.keep_alive = False
-            self.stuck = self.stuck or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
+            self.ending = self.ending or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
         else:
             self.transport.close()  # uvloop's own way waits for ever for a client that does not read
         return waits
@@ -266,7 +267,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered: its buffers are full, and ours."""
         super().pause_writing()
-        self.stuck = self.stuck or self.loop.call_later(self.settings.idle_seconds, self.transport.abort)
+        self.stuck = self.loop.call_later(self.settings.idle_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self.stuck is not None:
@@ -321,7 +322,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof() and len(self.connections) <= 2 * self.settings.max_connections:
             cast(OneWrite, self.transport).flush()
             self.transport.write_eof()
-            self.stuck = self.stuck or self.loop.call_later(PARTING_SECONDS, self.transport.close)
+            self.ending = self.ending or self.loop.call_later(PARTING_SECONDS, self.transport.close)
         else:
             self.transport.close()
 
