@@ -149,6 +149,7 @@ class Connection(HttpToolsProtocol):
             self.turn.disconnected = True
             self.work.cancel(GONE)
         super().connection_lost(exc)
+        self.app = cast(Any, None)  # it holds this connection, which would wait for the garbage collector
 
     def on_message_begin(self) -> None:
         self.in_head = True
