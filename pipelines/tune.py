@@ -32,8 +32,8 @@ from pipelines.material import Material, load_data, load_own, named, prepare
 from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main, Tune
 
-PROXY_DIGITS = 6_000  # and, in proportion, of the photographs and of what is no digit
-PROXY_SHOWN = 16_000  # pictures in all: two epochs of the above
+PROXY_DIGITS = 3_000  # and, in proportion, of the photographs and of what is no digit
+PROXY_SHOWN = 8_000  # pictures in all: two epochs of the above
 JUDGED = 2_000  # pictures of each kind
 CHANCES = 2_000  # bootstrap samples
 DISTURBED_SEED = 7
