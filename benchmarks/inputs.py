@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ class Inputs:
 
 
 def prepare(folder: Path, weights: Path | None, form: str) -> str:
-    """Fills the folder with model.safetensors, fp32.onnx, int8.onnx, an MLflow model and two BentoML stores.
+    """Fills the folder with net.pt, fp32.onnx, int8.onnx, an MLflow model and two BentoML stores.
 
-    `form` is the int8 model's: thin, as it is served, or whole, layer for layer the figure's. Gives where the weights
-    came from.
+    `form` is that of all models: thin, as ours is served, or whole, layer for layer the figure's. Gives where the
+    weights came from.
     """
     import torch
     from safetensors.torch import load_file
@@ -44,9 +43,8 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     from digits.network import DigitNet
 
     source = weights or champion_weights()
-    shutil.copyfile(source, folder / "model.safetensors")
     net = DigitNet(0.0)
-    net.load_state_dict(load_file(folder / "model.safetensors"))
+    net.load_state_dict(load_file(source))
     metadata = {"threshold": "0.5", "precision": "fp32"}
     served = net.eval() if form == "whole" else export.factorise(net, some_digits(1_797))
     torch.save(served, folder / "net.pt")  # the same form for all: a lighter one is no merit of a server

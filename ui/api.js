@@ -6,16 +6,16 @@ const BATCH = new URL("predict_batch?explain=1", BASE).href;
 const TRIES = 4;
 const PATIENCE = 45_000; // milliseconds for one try; the service itself gives up on a body after 30 s
 
-/** Why there is no answer. Without a connection, or with a file that can't be read, there is no HTTP status: 0. */
+/** Why there is no answer; without a connection there is no HTTP status: 0. */
 export class ApiError extends Error {
   constructor(code, message, status = 0) {
     super(message);
     Object.assign(this, { code, status });
   }
   /** Whether the same request may do better later. */
-  get retryable() { return this.code !== "unreadable" && ([0, 401, 408, 429].includes(this.status) || this.status >= 500); }
+  get retryable() { return [0, 401, 408, 429].includes(this.status) || this.status >= 500; }
   /** Whether any other picture would fare the same now. */
-  get general() { return this.code !== "unreadable" && [0, 401, 429, 503].includes(this.status); }
+  get general() { return [0, 401, 429, 503].includes(this.status); }
 }
 
 let key = "";
@@ -89,7 +89,7 @@ async function once(url, init, signal) {
   } catch (error) {
     if (signal?.aborted) throw error;
     if (patience.aborted) throw new ApiError("timeout", "The service took too long to answer.", 408);
-    if (!(await readable(init.body))) throw new ApiError("unreadable", "It is a folder, or it has been moved or changed.");
+    if (!(await readable(init.body))) throw new ApiError("unreadable", "It is a folder, or it has been moved or changed.", 400);
     throw new ApiError("offline", "The service cannot be reached.");
   }
 }

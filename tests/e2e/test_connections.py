@@ -61,6 +61,14 @@ def error_of(received: bytes) -> tuple[str, str]:
     return head.split()[1].decode(), json.loads(body)["error"]["code"]
 
 
+def batch(path: str, images: list[bytes]) -> bytes:
+    """A whole request with a form of these pictures."""
+    body, headers = form([("images", image) for image in images])
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
 def answers_in(received: bytes) -> list[bytes]:
     return re.split(rb"(?=HTTP/1\.1 \d)", received)[1:]
 
@@ -132,9 +140,7 @@ def test_bodies_that_come_a_byte_at_a_time_hold_up_nobody_else(strict: Server) -
 
 
 def test_a_client_that_does_not_read_its_answer_gives_its_place_back(strict: Server) -> None:
-    body, headers = form([("images", picture) for picture in pictures(256)])
-    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": str(len(body))}.items())
-    asked = b"POST /predict_batch?explain=1 HTTP/1.1\r\nHost: x\r\n" + head.encode() + b"\r\n" + body
+    asked = batch("/predict_batch?explain=1", pictures(256))
     with socket.socket() as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         link.settimeout(PATIENCE)
@@ -324,12 +330,11 @@ def test_a_client_that_reads_nothing_and_sends_no_more_is_let_go(strict: Server)
 
 def test_the_work_of_a_client_that_has_gone_is_left(home: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 600), np.uint8)
-    body, headers = form([("images", png(noise))] * 64)
-    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": str(len(body))}.items())
+    asked = batch("/predict_batch", [png(noise)] * 64)
     with Server(home) as server:
         for _ in range(4):
             with connect(server) as link:
-                link.sendall(b"POST /predict_batch HTTP/1.1\r\nHost: x\r\n" + head.encode() + b"\r\n" + body)
+                link.sendall(asked)
         eventually(lambda: server.metric("bentoml_service_request_total", http_response_code="499") == 4)
         assert server.metric("bentoml_service_request_in_progress") == 0
         assert server.metric("bentoml_service_request_total", endpoint="/predict_batch") == 4
