@@ -346,9 +346,7 @@ def combine(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("--weights", type=Path, help="model.safetensors of a training run (default: the champion's)")
-    parser.add_argument(
-        "--form", choices=("thin", "whole"), default="thin", help="of all models (default thin)"
-    )
+    parser.add_argument("--form", choices=("thin", "whole"), default="thin", help="of all models (default thin)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is repeated (default 3)")
     parser.add_argument("--seconds", type=int, default=3, help="seconds of load for each figure (default 3)")
     parser.add_argument(
