@@ -46,6 +46,7 @@ from digits import connection, listener
 from digits.batching import Batching
 from digits.classifier import CLASSES, SIDE, Classifier, ModelError
 from digits.exchange import App
+from digits.express import Express
 from digits.front import Front
 from digits.openapi import Picture, PictureAnswer, describe
 from digits.settings import Settings, SettingsError, cores, load
@@ -287,8 +288,20 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
 
     async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
         """One request's candidates through the batching queue, with the model that scored them."""
-        rows = await self.queue(images)
+        return self.scored(await self.queue(images))
+
+    def scored(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
         return rows[:, :CLASSES], rows[:, CLASSES], self.instance.generations[int(rows[0, -1])]
+
+    def say(self, reading: Any, rows: NDArray[np.float32], since: float | None) -> tuple[bytes, str]:
+        probabilities, digitness, served = self.scored(rows)
+        return self.front.result(reading, probabilities, digitness, served, since).encode(), served.name
+
+    @property
+    def express(self) -> Express | None:
+        if SETTINGS.cors_origins or SETTINGS.access_log == "all" or os.environ.get("NOEXPRESS"):
+            return None
+        return Express(self.front.gate, self.front.read, lambda images, waiter: self.queue.put(images, waiter), self.say)
 
     def batching(self) -> Batching:
         """What is batched is BentoML's `predict`; when, digits.batching says.
@@ -378,7 +391,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         listener.install(shares, SETTINGS.idle_seconds)
         application = Application(self, is_main=is_main)
         asgi = application.asgi()
-        connection.install(SETTINGS, application.front.telemetry)
+        connection.install(SETTINGS, application.front.telemetry, application.express)
         return asgi
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +27,25 @@ class Batching:
 
     def __init__(self, score: Callable[[Images], Awaitable[Rows]], most: int) -> None:
         self.score, self.most = score, most
-        self._waiting: deque[tuple[Images, asyncio.Future[Rows]]] = deque()
+        self._waiting: deque[tuple[Images, Any]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
     async def __call__(self, images: Images) -> Rows:
         loop = asyncio.get_running_loop()
-        parts = [images[start : start + self.most] for start in range(0, len(images), self.most)]
         futures = []
-        for part in parts:
+        for start in range(0, len(images), self.most):
             futures.append(future := loop.create_future())
-            self._waiting.append((part, future))
-        if self._worker is None:
-            # It begins when everything that is ready now has had its turn, and has joined.
-            self._worker = loop.create_task(self._work())
+            self.put(images[start : start + self.most], future)
         if len(futures) == 1:
             return await futures[0]
         return np.concatenate(await asyncio.gather(*futures))
+
+    def put(self, images: Images, waiter: Any) -> None:
+        """Queues at most `most` pictures for whoever waits for their rows: a future, or what has the methods of one."""
+        self._waiting.append((images, waiter))
+        if self._worker is None:
+            # It begins when everything that is ready now has had its turn, and has joined.
+            self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
         try:
@@ -66,9 +70,9 @@ class Batching:
         finally:
             self._worker = None
 
-    def _together(self) -> list[tuple[Images, asyncio.Future[Rows]]]:
+    def _together(self) -> list[tuple[Images, Any]]:
         """Takes from the queue what fits into one call; requests that were given up are left out."""
-        batch: list[tuple[Images, asyncio.Future[Rows]]] = []
+        batch: list[tuple[Images, Any]] = []
         room = self.most
         while self._waiting and len(self._waiting[0][0]) <= room:
             images, future = self._waiting.popleft()

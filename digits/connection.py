@@ -17,9 +17,10 @@ from typing import Any, cast
 import httptools
 import uvicorn.config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from digits.exchange import GONE, App, Receive, Scope, Send
+from digits.express import Errand, Express
 from digits.listener import Shares
 from digits.requests import Refusal, busy
 from digits.settings import Settings
@@ -63,6 +64,10 @@ class OneWrite:
             self.transport.write(self.head + data)
             self.head = None
 
+    def write_whole(self, data: bytes) -> None:
+        self.flush()
+        self.transport.write(data)
+
     def flush(self) -> None:
         """Writes a head that is still waiting."""
         if self.head is not None:
@@ -101,6 +106,9 @@ class Connection(HttpToolsProtocol):
 
     settings = Settings()
     telemetry: Telemetry | None = None
+    express: Express | None = None
+    usual_of: Any = None
+    usual_bytes = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -115,6 +123,10 @@ class Connection(HttpToolsProtocol):
         self.fruitless = 0  # bytes since the last of a body or the end of a head
         self.deaf = False  # what comes is not looked at any more
         self.last_words: Refusal | None = None  # to be said after the answers that are under way
+        self.errand: Errand | None = None
+        self.behind: list[bytes] = []
+        self.leaving = False
+        self.rested = 0.0
         self.work: asyncio.Task[Any] | None = None  # on the request whose turn it is,
         self.turn: RequestResponseCycle | None = None  # which is this; `cycle` is the newest
         self.app = cast(Any, self.attended(cast(App, self.app)))
@@ -145,6 +157,9 @@ class Connection(HttpToolsProtocol):
                 timer.cancel()
         if self.shares is not None:
             self.shares.add(-1)
+        if self.errand is not None:
+            self.errand.abandon()
+            self.errand = None
         if self.work is not None and self.turn is not None:
             self.turn.disconnected = True
             self.work.cancel(GONE)
@@ -196,6 +211,18 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf or self.transport.is_closing():
             return
+        if self.errand is not None:  # has its turn after it
+            self.behind.append(data)
+            self.flow.pause_reading()
+            return
+        resting = not self.in_head and self.is_resting()
+        if resting and self.express is not None and not self.flow.write_paused:
+            self.errand = self.express.take(data, self)
+            if self.errand is not None:
+                if self.waiting is not None:
+                    self.waiting.cancel()
+                    self.waiting = None
+                return
         self._unset_keepalive_if_required()
         self.fruitless += len(data)
         try:
@@ -210,6 +237,8 @@ class Connection(HttpToolsProtocol):
             else:
                 self.refuse(cause if isinstance(cause, Refusal) else malformed())
             return
+        if resting and self.express is not None and not (self.in_head or self.cycle is None or self.cycle.more_body) and self.cycle.keep_alive:
+            self.express.learn(data, self.cycle.scope)
         if self.in_head or self.is_resting():
             if self.waiting is None:  # more bytes buy no more time
                 self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
@@ -242,9 +271,12 @@ class Connection(HttpToolsProtocol):
 
         One that has closed its end altogether says just the same, and is not worked for longer than a little while.
         """
-        waits = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        busy = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        waits = busy or self.errand is not None
         if waits:
-            self.cycle.keep_alive = False
+            if busy:
+                self.cycle.keep_alive = False
+            self.leaving = self.errand is not None
             self.ending = self.ending or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
         else:
             self.transport.close()  # uvloop's own way waits for ever for a client that does not read
@@ -252,7 +284,50 @@ class Connection(HttpToolsProtocol):
 
     def is_resting(self) -> bool:
         """Whether no request is being worked on."""
-        return self.cycle is None or self.cycle.response_complete
+        return self.errand is None and (self.cycle is None or self.cycle.response_complete)
+
+    def deliver(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        """The answer of an errand."""
+        self.errand = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        lines = [STATUS_LINE[status], self.usual(), b"content-length: %d\r\n" % len(content)]
+        lines += [b"%s: %s\r\n" % (name.lower().encode(), value.encode()) for name, value in headers.items()]
+        if self.leaving:
+            lines.append(b"connection: close\r\n")
+        cast(OneWrite, self.transport).write_whole(b"".join([*lines, b"\r\n", content]))
+        if self.leaving:
+            self.transport.close()
+            return
+        self.rested = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self.behind:
+            data = b"".join(self.behind)
+            self.behind.clear()
+            self.flow.resume_reading()
+            self.loop.call_soon(self.data_received, data)
+
+    def usual(self) -> bytes:
+        headers = self.server_state.default_headers
+        if Connection.usual_of is not headers:
+            Connection.usual_of = headers
+            Connection.usual_bytes = b"".join(b"%s: %s\r\n" % header for header in headers) + b"content-type: application/json\r\n"
+        return Connection.usual_bytes
+
+    def timeout_keep_alive_handler(self) -> None:
+        left = self.rested + self.timeout_keep_alive - self.loop.time()
+        if self.errand is not None or left > 0.001:
+            self.timeout_keep_alive_task = self.loop.call_later(max(left, 1.0), self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        if self.errand is not None:
+            self.leaving = True
+        else:
+            super().shutdown()
 
     def waited(self) -> None:
         """The time for a head is over."""
@@ -328,9 +403,9 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def install(settings: Settings, telemetry: Telemetry) -> None:
+def install(settings: Settings, telemetry: Telemetry, express: Express | None = None) -> None:
     """Makes uvicorn make connections of this kind, and have as many files as the system lets it."""
-    Connection.settings, Connection.telemetry = settings, telemetry
+    Connection.settings, Connection.telemetry, Connection.express = settings, telemetry, express
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

@@ -37,21 +37,22 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.due: dict[asyncio.Task[Any] | None, float] = {}
+        self.due: dict[Any, float] = {}
         self.timer: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> None:
+    def begin(self, work: Any) -> None:
+        """Cancels the work when its time is over, unless it has been taken out of `due`."""
         loop = asyncio.get_running_loop()
-        self.due[asyncio.current_task()] = due = loop.time() + self.seconds
+        self.due[work] = due = loop.time() + self.seconds
         if self.timer is None:
             self.timer = loop.call_at(due, self.expire)
+
+    def __enter__(self) -> None:
+        self.begin(asyncio.current_task())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         task = asyncio.current_task()
         expired = self.due.pop(task, None) is None
-        if self.timer is not None and not self.due:
-            self.timer.cancel()
-            self.timer = None
         if expired and task is not None and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
@@ -63,8 +64,7 @@ class Clock:
                 self.timer = loop.call_at(due, self.expire)
                 return
             del self.due[task]
-            if task is not None:
-                task.cancel()
+            task.cancel()
         self.timer = None
 
 
@@ -115,6 +115,11 @@ class Exchange:
         self.placed = False
         self.model = ""
         self.finished = 0.0  # when the last byte of the answer was handed over
+
+    @property
+    def since(self) -> float | None:
+        """When it began, where the client wants to know."""
+        return self.started if self.explain else None
 
     async def run(self, handler: Callable[[Exchange], Awaitable[bytes]], limit: int) -> int:
         """Answers with what the handler gives, or says why not; `limit` is the longest body. Gives the status.
