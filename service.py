@@ -301,7 +301,9 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
     def express(self) -> Express | None:
         if SETTINGS.cors_origins or SETTINGS.access_log == "all" or os.environ.get("NOEXPRESS"):
             return None
-        return Express(self.front.gate, self.front.read, lambda images, waiter: self.queue.put(images, waiter), self.say)
+        return Express(
+            self.front.gate, self.front.read, lambda images, waiter: self.queue.put(images, waiter), self.say
+        )
 
     def batching(self) -> Batching:
         """What is batched is BentoML's `predict`; when, digits.batching says.

@@ -237,7 +237,12 @@ class Connection(HttpToolsProtocol):
             else:
                 self.refuse(cause if isinstance(cause, Refusal) else malformed())
             return
-        if resting and self.express is not None and not (self.in_head or self.cycle is None or self.cycle.more_body) and self.cycle.keep_alive:
+        if (
+            resting
+            and self.express is not None
+            and not (self.in_head or self.cycle is None or self.cycle.more_body)
+            and self.cycle.keep_alive
+        ):
             self.express.learn(data, self.cycle.scope)
         if self.in_head or self.is_resting():
             if self.waiting is None:  # more bytes buy no more time
@@ -302,7 +307,9 @@ class Connection(HttpToolsProtocol):
             return
         self.rested = self.loop.time()
         if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         if self.behind:
             data = b"".join(self.behind)
             self.behind.clear()
@@ -313,7 +320,9 @@ class Connection(HttpToolsProtocol):
         headers = self.server_state.default_headers
         if Connection.usual_of is not headers:
             Connection.usual_of = headers
-            Connection.usual_bytes = b"".join(b"%s: %s\r\n" % header for header in headers) + b"content-type: application/json\r\n"
+            Connection.usual_bytes = (
+                b"".join(b"%s: %s\r\n" % header for header in headers) + b"content-type: application/json\r\n"
+            )
         return Connection.usual_bytes
 
     def timeout_keep_alive_handler(self) -> None:

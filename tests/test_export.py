@@ -1,5 +1,6 @@
 """model.onnx says what the network says, in full precision and in int8."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,29 @@ def test_int8_kernels_say_what_the_rounded_numbers_say(quantised, bundled):
     session = export.onnxruntime.InferenceSession(quantised, options, providers=["CPUExecutionProvider"])
     expected = session.run(["probabilities"], {"images": images})[0]
     assert np.abs(export.run(quantised, images)[0] - expected).max() < 0.05
+
+
+def test_int8_is_not_left_between_the_first_and_the_last_layer_nor_turned_around(quantised, tmp_path):
+    options = export.onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this machine alone
+    export.onnxruntime.InferenceSession(quantised, options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert kinds["QLinearConv"] == 5
+    assert kinds["QGemm"] == 2
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 1)
+    assert kinds["Transpose"] <= 1
+    assert (kinds["MaxPool"], kinds["NhwcMaxPool"]) == (0, 3)
+
+
+def test_what_is_concatenated_has_one_scale(quantised):
+    graph = onnx.load_from_string(quantised).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    (joined,) = (node for node in graph.node if node.op_type == "Concat")
+    around = [n for n in graph.node if n.output[0] in joined.input or joined.output[0] in n.input]
+    assert [node.op_type for node in around].count("DequantizeLinear") == 2
+    assert len({float(constants[node.input[1]]) for node in around}) == 1
+    assert {int(constants[node.input[2]]) for node in around} == {0}
 
 
 def test_the_thin_form_of_a_network_that_was_trained_thin_says_the_same_with_few_weights(net, bundled):

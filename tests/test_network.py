@@ -46,7 +46,7 @@ def test_every_box_has_the_name_and_the_shape_of_the_figure(net):
         )
     net(torch.zeros(2, 28, 28, dtype=torch.uint8))
     assert shapes == BOXES
-    assert set(dict(net.named_children())) == {*BOXES, "shared", "dropout"}
+    assert set(dict(net.named_children())) == {*BOXES, "shared", "pool1", "dropout"}
     assert isinstance(net.shared, torch.nn.Identity)
 
 
