@@ -286,24 +286,18 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
                 task.cancel()
             self.front.telemetry.flush()
 
+    @property
+    def express(self) -> Express:
+        put = lambda images, errand: self.queue.put(images, errand)  # noqa: E731  # there will be one when pictures come
+        return Express(self.front, put, self.scored)
+
     async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
-        """One request's candidates through the batching queue, with the model that scored them."""
+        """One request's candidates through the batching queue."""
         return self.scored(await self.queue(images))
 
     def scored(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
+        """What the rows of `predict` say: probabilities, digitness and the model."""
         return rows[:, :CLASSES], rows[:, CLASSES], self.instance.generations[int(rows[0, -1])]
-
-    def say(self, reading: Any, rows: NDArray[np.float32], since: float | None) -> tuple[bytes, str]:
-        probabilities, digitness, served = self.scored(rows)
-        return self.front.result(reading, probabilities, digitness, served, since).encode(), served.name
-
-    @property
-    def express(self) -> Express | None:
-        if SETTINGS.cors_origins or SETTINGS.access_log == "all" or os.environ.get("NOEXPRESS"):
-            return None
-        return Express(
-            self.front.gate, self.front.read, lambda images, waiter: self.queue.put(images, waiter), self.say
-        )
 
     def batching(self) -> Batching:
         """What is batched is BentoML's `predict`; when, digits.batching says.
@@ -393,7 +387,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         listener.install(shares, SETTINGS.idle_seconds)
         application = Application(self, is_main=is_main)
         asgi = application.asgi()
-        connection.install(SETTINGS, application.front.telemetry, application.express)
+        connection.install(application.express)
         return asgi
 
 

@@ -24,7 +24,6 @@ from digits.express import Errand, Express
 from digits.listener import Shares
 from digits.requests import Refusal, busy
 from digits.settings import Settings
-from digits.telemetry import Telemetry
 
 FAREWELL_SECONDS = 5.0  # for the answers to a client that sends no more
 PARTING_SECONDS = 1.0  # for a client that still sends to read why it is not listened to
@@ -65,6 +64,7 @@ class OneWrite:
             self.head = None
 
     def write_whole(self, data: bytes) -> None:
+        """Writes an answer that is all there."""
         self.flush()
         self.transport.write(data)
 
@@ -105,10 +105,7 @@ class Connection(HttpToolsProtocol):
     """
 
     settings = Settings()
-    telemetry: Telemetry | None = None
-    express: Express | None = None
-    usual_of: Any = None
-    usual_bytes = b""
+    express: Express  # of the worker
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -123,10 +120,10 @@ class Connection(HttpToolsProtocol):
         self.fruitless = 0  # bytes since the last of a body or the end of a head
         self.deaf = False  # what comes is not looked at any more
         self.last_words: Refusal | None = None  # to be said after the answers that are under way
-        self.errand: Errand | None = None
-        self.behind: list[bytes] = []
-        self.leaving = False
-        self.rested = 0.0
+        self.errand: Errand | None = None  # what is being worked on where it goes the short way,
+        self.behind: list[bytes] = []  # what came meanwhile,
+        self.rested = 0.0  # and when the last one ended, by the loop's clock
+        self.leaving = False  # what is being worked on is the last
         self.work: asyncio.Task[Any] | None = None  # on the request whose turn it is,
         self.turn: RequestResponseCycle | None = None  # which is this; `cycle` is the newest
         self.app = cast(Any, self.attended(cast(App, self.app)))
@@ -211,18 +208,32 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf or self.transport.is_closing():
             return
-        if self.errand is not None:  # has its turn after it
+        if self.errand is not None or self.behind:
             self.behind.append(data)
             self.flow.pause_reading()
             return
-        resting = not self.in_head and self.is_resting()
-        if resting and self.express is not None and not self.flow.write_paused:
+        resting = self.is_resting() and not self.in_head
+        if resting and not self.leaving and not self.flow.write_paused:
             self.errand = self.express.take(data, self)
-            if self.errand is not None:
-                if self.waiting is not None:
-                    self.waiting.cancel()
-                    self.waiting = None
+        if self.errand is None:
+            self.take_apart(data)
+            if self.deaf:
                 return
+            if resting and self.limit_concurrency is None and self.is_whole():
+                self.express.learn(data, cast(Scope, self.cycle.scope))
+        if self.errand is None and (self.in_head or self.is_resting()):
+            if self.waiting is None:  # more bytes buy no more time
+                self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
+        elif self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+
+    def is_whole(self) -> bool:
+        """Whether a request is being worked on that has come to its end, and another may come after it."""
+        return not self.in_head and not self.is_resting() and not self.cycle.more_body and self.cycle.keep_alive
+
+    def take_apart(self, data: bytes) -> None:
+        """Parses what has come, and refuses what is no HTTP."""
         self._unset_keepalive_if_required()
         self.fruitless += len(data)
         try:
@@ -236,20 +247,8 @@ class Connection(HttpToolsProtocol):
                 self.cycle.keep_alive = False
             else:
                 self.refuse(cause if isinstance(cause, Refusal) else malformed())
-            return
-        if (
-            resting
-            and self.express is not None
-            and not (self.in_head or self.cycle is None or self.cycle.more_body)
-            and self.cycle.keep_alive
-        ):
-            self.express.learn(data, self.cycle.scope)
-        if self.in_head or self.is_resting():
-            if self.waiting is None:  # more bytes buy no more time
-                self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
-        elif self.waiting is not None:
-            self.waiting.cancel()
-            self.waiting = None
+        if self.leaving and not self.is_resting():
+            self.cycle.keep_alive = False
 
     def feed(self, data: bytes) -> None:
         """Parses what has come. An offer to speak another protocol is passed over, as RFC 9110 7.8 allows.
@@ -276,12 +275,12 @@ class Connection(HttpToolsProtocol):
 
         One that has closed its end altogether says just the same, and is not worked for longer than a little while.
         """
-        busy = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
-        waits = busy or self.errand is not None
+        errand = self.errand is not None or bool(self.behind)
+        waits = errand or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body)
         if waits:
-            if busy:
+            self.leaving = True
+            if not errand:
                 self.cycle.keep_alive = False
-            self.leaving = self.errand is not None
             self.ending = self.ending or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
         else:
             self.transport.close()  # uvloop's own way waits for ever for a client that does not read
@@ -291,52 +290,50 @@ class Connection(HttpToolsProtocol):
         """Whether no request is being worked on."""
         return self.errand is None and (self.cycle is None or self.cycle.response_complete)
 
-    def deliver(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        """The answer of an errand."""
+    def deliver(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        """The answer to the errand; what has come behind it is next."""
         self.errand = None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        lines = [STATUS_LINE[status], self.usual(), b"content-length: %d\r\n" % len(content)]
-        lines += [b"%s: %s\r\n" % (name.lower().encode(), value.encode()) for name, value in headers.items()]
-        if self.leaving:
-            lines.append(b"connection: close\r\n")
-        cast(OneWrite, self.transport).write_whole(b"".join([*lines, b"\r\n", content]))
-        if self.leaving:
+        ends = self.leaving and not self.behind
+        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        lines += [b"connection: close\r\n"] if ends else []
+        cast(OneWrite, self.transport).write_whole(b"".join([STATUS_LINE[status], *lines, b"\r\n", content]))
+        if ends:
             self.transport.close()
-            return
-        self.rested = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-        if self.behind:
-            data = b"".join(self.behind)
-            self.behind.clear()
-            self.flow.resume_reading()
-            self.loop.call_soon(self.data_received, data)
+        elif self.behind:
+            self.loop.call_soon(self.catch_up)
+        else:
+            self.rested = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self.rest(self.timeout_keep_alive)
 
-    def usual(self) -> bytes:
-        headers = self.server_state.default_headers
-        if Connection.usual_of is not headers:
-            Connection.usual_of = headers
-            Connection.usual_bytes = (
-                b"".join(b"%s: %s\r\n" % header for header in headers) + b"content-type: application/json\r\n"
-            )
-        return Connection.usual_bytes
+    def catch_up(self) -> None:
+        """Goes on with what has come behind an errand."""
+        data = b"".join(self.behind)
+        self.behind.clear()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.data_received(data)
+
+    def rest(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
+        """Errands leave the timer as it is, which looks here what there has been since it was set."""
         left = self.rested + self.timeout_keep_alive - self.loop.time()
-        if self.errand is not None or left > 0.001:
-            self.timeout_keep_alive_task = self.loop.call_later(max(left, 1.0), self.timeout_keep_alive_handler)
+        if self.errand is not None or self.behind:
+            self.rest(self.timeout_keep_alive)
+        elif left > 0:
+            self.rest(left)
         else:
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
-        if self.errand is not None:
-            self.leaving = True
-        else:
+        if self.errand is None and not self.behind:
             super().shutdown()
+        self.leaving = True
 
     def waited(self) -> None:
         """The time for a head is over."""
@@ -384,8 +381,7 @@ class Connection(HttpToolsProtocol):
             self.say(refusal)
 
     def say(self, refusal: Refusal) -> None:
-        if self.telemetry is not None:
-            self.telemetry.error(refusal.code)
+        self.express.front.telemetry.error(refusal.code)
         content = refusal.json().encode()
         headers = {
             "content-type": "application/json",
@@ -412,9 +408,9 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def install(settings: Settings, telemetry: Telemetry, express: Express | None = None) -> None:
+def install(express: Express) -> None:
     """Makes uvicorn make connections of this kind, and have as many files as the system lets it."""
-    Connection.settings, Connection.telemetry, Connection.express = settings, telemetry, express
+    Connection.settings, Connection.express = express.front.settings, express
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

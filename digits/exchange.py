@@ -28,6 +28,16 @@ CLOSED = 499  # in metrics and log, as nginx has it: nobody is there to take an 
 EXPLAIN = re.compile(rb"(?:^|&)explain=([^&]*)")
 
 
+def heading(content: bytes, model: str, headers: dict[str, str] | None = None) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer in JSON, `model` being what it comes from."""
+    raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    if model:
+        raw.append((b"x-digits-model", model.encode()))
+    if headers:
+        raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return raw
+
+
 class Clock:
     """The time limit of a worker's requests. Each is worked on `with` it; those that reach it get TimeoutError.
 
@@ -213,11 +223,7 @@ class Exchange:
 
     async def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> int:
         """Sends JSON. Where a refused body is still coming, the answer goes first and the body is taken in after it."""
-        raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-        if self.model:
-            raw.append((b"x-digits-model", self.model.encode()))
-        if headers:
-            raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        raw = heading(content, self.model, headers)
         lingering = self.pending
         if lingering:
             raw.append((b"connection", b"close"))

@@ -1,58 +1,64 @@
-"""The short way: a thumbnail whose request begins with a head that has been read before, byte for byte.
+"""The short way: a thumbnail that comes with a head that has been read before, byte for byte.
 
-A client that sends picture after picture says the same before each. Reading that again, and making a request, a task
-and their like of it, costs more than looking at the picture. What a head means is remembered; what comes under it is
-decoded where it arrives, scored with the others, and answered where the scores come out.
+A client that sends picture after picture says the same before each of them, but for the length. To read that again, to
+make a request and a task of it and to take the answer through all of these costs as much as the model. So what a head
+means is remembered. A picture that comes with such a head is decoded where it arrives, queued for the model beside all
+others, and answered where the scores come out.
 
-Whatever is not in order goes the ordinary way, which has all the errors.
+Whatever is not in order goes the ordinary way (digits.front), which has all the errors.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digits.exchange import CLOSED, Exchange, Gate, Scope
+from digits.exchange import CLOSED, Exchange, Scope, heading
+from digits.front import Front, Scored
 from digits.imaging import Reading
 from digits.requests import Refusal, internal_error, is_small
 
 log = logging.getLogger("bentoml.digits")
 ROUTE = "/predict"
-HEADS = 1024  # that are remembered; when there are more, all are forgotten
+HEADS = 1024  # that are remembered; one more, and all are forgotten
 HEAD_BYTES = 2048  # of each, at most
+
+Rows = NDArray[np.float32]
 
 
 class Link(Protocol):
     """A connection, as an errand sees it."""
 
-    def deliver(self, status: int, content: bytes, headers: dict[str, str]) -> None: ...
+    def deliver(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None: ...
 
 
 class Errand:
-    """One request under way. It waits in the queue of the model as a future does."""
+    """One picture under way, which waits for its rows in the queue of the model as a future would."""
 
-    __slots__ = ("express", "explain", "gone", "link", "reading", "started")
+    __slots__ = ("ended", "explain", "express", "link", "reading", "started")
 
     def __init__(self, express: Express, link: Link, reading: Reading, explain: bool, started: float) -> None:
         self.express, self.link, self.reading = express, link, reading
-        self.explain, self.started, self.gone = explain, started, False
+        self.explain, self.started, self.ended = explain, started, False
 
     def done(self) -> bool:
-        return self.gone
+        return self.ended
 
-    def set_result(self, rows: NDArray[np.float32]) -> None:
+    def set_result(self, rows: Rows) -> None:
+        front = self.express.front
         try:
-            content, model = self.express.say(self.reading, rows, self.started if self.explain else None)
+            probabilities, digitness, served = self.express.scored(rows)
+            since = self.started if self.explain else None
+            content = front.result(self.reading, probabilities, digitness, served, since).encode()
         except Exception as error:
             self.set_exception(error)
         else:
-            self.end(200, content, {"x-digits-model": model})
+            self.end(200, content, served.name)
 
     def set_exception(self, error: Exception) -> None:
         log.error("%s failed", ROUTE, exc_info=error)
@@ -60,51 +66,54 @@ class Errand:
 
     def cancel(self) -> None:
         """The time limit is reached."""
-        seconds = f"{self.express.gate.settings.timeout:g}"
-        self.refuse(Refusal(504, "timeout", f"no answer within {seconds} s"))
+        self.refuse(Refusal(504, "timeout", f"no answer within {self.express.front.settings.timeout:g} s"))
 
     def refuse(self, refusal: Refusal) -> None:
-        self.express.gate.telemetry.error(refusal.code)
-        self.end(refusal.status, refusal.json().encode(), refusal.headers)
+        self.express.front.telemetry.error(refusal.code)
+        self.end(refusal.status, refusal.json().encode(), headers=refusal.headers)
 
     def abandon(self) -> None:
         """The client has gone."""
-        self.end(CLOSED, b"", {})
+        self.end(CLOSED, b"")
 
-    def end(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        gate = self.express.gate
-        self.gone = True
-        gate.in_progress -= 1
-        gate.clock.due.pop(self, None)
-        gate.telemetry.end()
+    def end(self, status: int, content: bytes, model: str = "", headers: dict[str, str] | None = None) -> None:
+        front = self.express.front
+        self.ended = True
+        front.gate.in_progress -= 1
+        front.gate.clock.due.pop(self, None)
+        front.telemetry.end()
         if status != CLOSED:
-            self.link.deliver(status, content, headers)
-        gate.telemetry.request(ROUTE, status, time.perf_counter() - self.started)
+            self.link.deliver(status, heading(content, model, headers), content)
+        front.telemetry.request(ROUTE, status, time.perf_counter() - self.started)
 
 
 class Express:
-    """`put` queues pictures with whoever waits for their rows; `say` makes the answer's JSON of them, and names the model."""
+    """The heads that are known, of one worker.
+
+    `put` queues pictures for the model, uint8 (k, 28, 28), with the errand that waits for their rows, and `scored` says
+    what these rows mean.
+    """
 
     def __init__(
         self,
-        gate: Gate,
-        read: Callable[[bytes], Reading | Refusal],
-        put: Callable[[NDArray[np.uint8], Any], None],
-        say: Callable[[Reading, NDArray[np.float32], float | None], tuple[bytes, str]],
+        front: Front,
+        put: Callable[[NDArray[np.uint8], Errand], None],
+        scored: Callable[[Rows], Scored],
     ) -> None:
-        self.gate, self.read, self.put, self.say = gate, read, put, say
-        self.heads: dict[bytes, tuple[int, bool]] = {}  # the length of the body, and whether more is to be said
+        self.front, self.put, self.scored = front, put, scored
+        self.heads: dict[bytes, tuple[int, bool]] = {}  # how long the body is, and whether the client wants to see more
 
     def learn(self, data: bytes, scope: Scope) -> None:
-        """Remembers the head of a whole request that has come in one piece, if it may go the short way."""
-        end = data.find(b"\r\n\r\n") + 4
-        if end > HEAD_BYTES or not data.startswith(b"POST ") or scope["path"] != ROUTE or scope["method"] != "POST":
+        """Remembers the head of a request that has come whole and in one piece, if the next may go the short way."""
+        settings, end = self.front.settings, data.find(b"\r\n\r\n") + 4
+        if scope["path"] != ROUTE or not data.startswith(b"POST ") or end > HEAD_BYTES or settings.access_log == "all":
             return
-        exchange = Exchange(self.gate, scope, None, None)  # type: ignore[arg-type]
-        if b"expect" in exchange.headers or exchange.declared != len(data) - end:
+        exchange = Exchange(self.front.gate, scope, cast(Any, None), cast(Any, None))  # nothing is received or sent
+        foreign = settings.cors_origins and b"origin" in exchange.headers  # gets headers of its own
+        if foreign or b"expect" in exchange.headers or exchange.declared != len(data) - end:
             return
         try:
-            exchange.admit(self.gate.settings.max_bytes)
+            exchange.admit(settings.max_bytes)
         except Refusal:
             return
         if exchange.boundary is None:
@@ -113,21 +122,22 @@ class Express:
             self.heads[data[:end]] = exchange.declared, exchange.explain
 
     def take(self, data: bytes, link: Link) -> Errand | None:
-        """Begins with the request, if it is one for the short way."""
-        end = data.find(b"\r\n\r\n") + 4
-        terms = self.heads.get(data[:end])
-        if terms is None or terms[0] != len(data) - end:
+        """Begins with what has come, if it may go the short way: one whole request with a thumbnail in order."""
+        started, end = time.perf_counter(), data.find(b"\r\n\r\n") + 4
+        length, explain = self.heads.get(data[:end], (-1, False))
+        if length != len(data) - end:
             return None
-        gate, started = self.gate, time.perf_counter()
-        picture = data[end:]
-        if gate.in_progress >= gate.settings.max_concurrency or not is_small(picture):
+        front, settings, picture = self.front, self.front.settings, data[end:]
+        gate = front.gate
+        full = gate.in_progress >= settings.max_concurrency or gate.buffered + length > settings.max_buffered_bytes
+        if full or not is_small(picture):
             return None
-        reading = self.read(picture)
-        if isinstance(reading, Refusal) or len(reading.images) > gate.settings.max_batch_size:
+        reading = front.read(picture)
+        if isinstance(reading, Refusal) or len(reading.images) > settings.max_batch_size:
             return None
-        errand = Errand(self, link, reading, terms[1], started)
+        errand = Errand(self, link, reading, explain, started)
         gate.in_progress += 1
-        gate.telemetry.begin()
         gate.clock.begin(errand)
+        front.telemetry.begin()
         self.put(reading.images, errand)
         return errand
