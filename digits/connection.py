@@ -121,6 +121,7 @@ class Connection(HttpToolsProtocol):
         self.deaf = False  # what comes is not looked at any more
         self.last_words: Refusal | None = None  # to be said after the answers that are under way
         self.errand: Errand | None = None  # what is being worked on where it goes the short way,
+        self.opening = b""  # a known head whose body is still to come,
         self.behind: list[bytes] = []  # what came meanwhile,
         self.rested = 0.0  # and when the last one ended, by the loop's clock
         self.leaving = False  # what is being worked on is the last
@@ -213,14 +214,18 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             return
         resting = self.is_resting() and not self.in_head
+        opening, self.opening = self.opening, b""
         if resting and not self.leaving and not self.flow.write_paused:
-            self.errand = self.express.take(data, self)
+            if not opening and self.express.knows(data):
+                self.opening = data  # many clients send the body by itself
+                return
+            self.errand = self.express.take(opening + data, self)
         if self.errand is None:
-            self.take_apart(data)
+            self.take_apart(opening + data)
             if self.deaf:
                 return
-            if resting and self.limit_concurrency is None and self.is_whole():
-                self.express.learn(data, cast(Scope, self.cycle.scope))
+            if resting and not self.in_head and not self.is_resting() and self.cycle.keep_alive:
+                self.express.learn(opening + data, cast(Scope, self.cycle.scope))
         if self.errand is None and (self.in_head or self.is_resting()):
             if self.waiting is None:  # more bytes buy no more time
                 self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
@@ -228,9 +233,11 @@ class Connection(HttpToolsProtocol):
             self.waiting.cancel()
             self.waiting = None
 
-    def is_whole(self) -> bool:
-        """Whether a request is being worked on that has come to its end, and another may come after it."""
-        return not self.in_head and not self.is_resting() and not self.cycle.more_body and self.cycle.keep_alive
+    def give_up_short_way(self) -> None:
+        """A head whose body has not followed is a request like others."""
+        data, self.opening = self.opening, b""
+        if data:
+            self.take_apart(data)
 
     def take_apart(self, data: bytes) -> None:
         """Parses what has come, and refuses what is no HTTP."""
@@ -275,6 +282,7 @@ class Connection(HttpToolsProtocol):
 
         One that has closed its end altogether says just the same, and is not worked for longer than a little while.
         """
+        self.give_up_short_way()
         errand = self.errand is not None or bool(self.behind)
         waits = errand or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body)
         if waits:
@@ -322,15 +330,18 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Errands leave the timer as it is, which looks here what there has been since it was set."""
+        self.timeout_keep_alive_task = None
+        self.give_up_short_way()
         left = self.rested + self.timeout_keep_alive - self.loop.time()
         if self.errand is not None or self.behind:
             self.rest(self.timeout_keep_alive)
-        elif left > 0:
+        elif self.is_resting() and left > 0:
             self.rest(left)
-        else:
+        elif self.is_resting():
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
+        self.give_up_short_way()
         if self.errand is None and not self.behind:
             super().shutdown()
         self.leaving = True
@@ -338,6 +349,7 @@ class Connection(HttpToolsProtocol):
     def waited(self) -> None:
         """The time for a head is over."""
         self.waiting = None
+        self.give_up_short_way()
         if not self.is_resting():  # the head of the next request: the answer under way goes first
             self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
         elif self.in_head:

@@ -51,18 +51,22 @@ class Clock:
         self.timer: asyncio.TimerHandle | None = None
 
     def begin(self, work: Any) -> None:
-        """Cancels the work when its time is over, unless it has been taken out of `due`."""
+        """The work is cancelled when its time is over, unless it has ended."""
         loop = asyncio.get_running_loop()
         self.due[work] = due = loop.time() + self.seconds
         if self.timer is None:
             self.timer = loop.call_at(due, self.expire)
+
+    def end(self, work: Any) -> bool:
+        """Whether the work has ended in time."""
+        return self.due.pop(work, None) is not None
 
     def __enter__(self) -> None:
         self.begin(asyncio.current_task())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         task = asyncio.current_task()
-        expired = self.due.pop(task, None) is None
+        expired = not self.end(task)
         if expired and task is not None and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise TimeoutError from error
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from digits.decoding import SMALL_FILE
 from digits.exchange import CLOSED, Exchange, Scope, heading
 from digits.front import Front, Scored
 from digits.imaging import Reading
@@ -80,7 +81,7 @@ class Errand:
         front = self.express.front
         self.ended = True
         front.gate.in_progress -= 1
-        front.gate.clock.due.pop(self, None)
+        front.gate.clock.end(self)
         front.telemetry.end()
         if status != CLOSED:
             self.link.deliver(status, heading(content, model, headers), content)
@@ -104,13 +105,14 @@ class Express:
         self.heads: dict[bytes, tuple[int, bool]] = {}  # how long the body is, and whether the client wants to see more
 
     def learn(self, data: bytes, scope: Scope) -> None:
-        """Remembers the head of a request that has come whole and in one piece, if the next may go the short way."""
+        """Remembers a head that has come alone or with the whole of its body, if the next may go the short way."""
         settings, end = self.front.settings, data.find(b"\r\n\r\n") + 4
         if scope["path"] != ROUTE or not data.startswith(b"POST ") or end > HEAD_BYTES or settings.access_log == "all":
             return
         exchange = Exchange(self.front.gate, scope, cast(Any, None), cast(Any, None))  # nothing is received or sent
         foreign = settings.cors_origins and b"origin" in exchange.headers  # gets headers of its own
-        if foreign or b"expect" in exchange.headers or exchange.declared != len(data) - end:
+        small = 0 < exchange.declared <= SMALL_FILE and len(data) - end in (0, exchange.declared)
+        if foreign or not small or b"expect" in exchange.headers:
             return
         try:
             exchange.admit(settings.max_bytes)
@@ -120,6 +122,10 @@ class Express:
             if len(self.heads) >= HEADS:
                 self.heads.clear()
             self.heads[data[:end]] = exchange.declared, exchange.explain
+
+    def knows(self, data: bytes) -> bool:
+        """Whether this is a whole head, and one that is known."""
+        return len(data) <= HEAD_BYTES and data in self.heads
 
     def take(self, data: bytes, link: Link) -> Errand | None:
         """Begins with what has come, if it may go the short way: one whole request with a thumbnail in order."""
