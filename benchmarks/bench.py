@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ PYTHON = sys.executable
 UVICORN = [PYTHON, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log", "--workers", "2"]
 BENTO = [PYTHON, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
 FASTAPI = [*UVICORN, "benchmarks.peers.fastapi_app:app"]
+FORM = 'multipart/form-data; boundary="limit"'
+BATCH = 64  # pictures of a form
 QUICK_SECONDS = 0.5  # an answer that waited for nothing
 
 
@@ -186,23 +190,24 @@ class Running:
         return total / 2**20
 
 
-def request_for(peer: Peer, picture: bytes, kind: str, pixels: Any = None) -> load.Request:
+def request_for(peer: Peer, pictures: Sequence[bytes], kind: str, pixels: Sequence[Any] = ()) -> load.Request:
+    """One of the pictures in each request, in turn."""
     if peer.form == "json":
-        return load.Request(
-            peer.path, json.dumps({"inputs": {"images": [pixels.tolist()]}}).encode(), "application/json"
-        )
+        bodies = [json.dumps({"inputs": {"images": [picture.tolist()]}}).encode() for picture in pixels]
+        return load.Request(peer.path, tuple(bodies), "application/json")
     if peer.form == "multipart":
-        return multipart(peer.path, [("image", picture)], kind)
-    return load.Request(peer.path, picture, kind)
+        forms = [multipart([("image", picture)], kind) for picture in pictures]
+        return load.Request(peer.path, tuple(forms), FORM)
+    return load.Request(peer.path, tuple(pictures), kind)
 
 
-def multipart(path: str, parts: list[tuple[str, bytes]], kind: str) -> load.Request:
+def multipart(parts: list[tuple[str, bytes]], kind: str) -> bytes:
     body = b"".join(
         b'--limit\r\nContent-Disposition: form-data; name="%s"; filename="x"\r\nContent-Type: %s\r\n\r\n%s\r\n'
         % (name.encode(), kind.encode(), content)
         for name, content in parts
     )
-    return load.Request(path, body + b"--limit--\r\n", 'multipart/form-data; boundary="limit"', len(parts))
+    return body + b"--limit--\r\n"
 
 
 def digit_in(answer: Any) -> int:
@@ -214,7 +219,7 @@ def digit_in(answer: Any) -> int:
 
 def ask(port: int, request: load.Request) -> Any:
     url = f"http://127.0.0.1:{port}{request.path}"
-    call = urllib.request.Request(url, request.body, {"Content-Type": request.kind})
+    call = urllib.request.Request(url, request.bodies[0], {"Content-Type": request.kind})
     with urllib.request.urlopen(call, timeout=60) as reply:
         return json.load(reply)
 
@@ -224,7 +229,7 @@ def wrong_answers(running: Running, inputs: Inputs, connections: int = 16) -> in
     peer = running.peer
 
     def one(index: int) -> bool:
-        request = request_for(peer, inputs.pngs[index], "image/png", inputs.images[index])
+        request = request_for(peer, [inputs.pngs[index]], "image/png", [inputs.images[index]])
         return digit_in(ask(running.port, request)) != inputs.digits[index]
 
     with ThreadPoolExecutor(connections) as pool:
@@ -264,7 +269,7 @@ def drain(running: Running, request: load.Request) -> None:
 def bench_peer(peer: Peer, folder: Path, inputs: Inputs, how: argparse.Namespace) -> dict[str, Any]:
     seconds = how.seconds
     with Running(peer, folder) as running:
-        png = request_for(peer, inputs.pngs[0], "image/png", inputs.images[0])
+        png = request_for(peer, inputs.pngs, "image/png", inputs.images)
         load.run(running.port, png, 32, max(1.0, seconds / 3))  # warm: caches, allocators, batching parameters
         found: dict[str, Any] = {
             "ready_seconds": running.ready_seconds,
@@ -272,12 +277,12 @@ def bench_peer(peer: Peer, folder: Path, inputs: Inputs, how: argparse.Namespace
         }
         found["png"] = [measure(running, png, seconds, connections=count) for count in how.connections]
         if peer.form != "json":
-            photo = request_for(peer, inputs.photo, "image/jpeg")
+            photo = request_for(peer, [inputs.photo], "image/jpeg")
             found["photo"] = [measure(running, photo, seconds, connections=32)]
         if peer.batch:
-            batch = multipart(
-                "/predict_batch", [("images", inputs.pngs[i % len(inputs.pngs)]) for i in range(64)], "image/png"
-            )
+            pngs = list(islice(cycle(inputs.pngs), BATCH))
+            body = multipart([("images", picture) for picture in pngs], "image/png")
+            batch = load.Request("/predict_batch", (body,), FORM, BATCH)
             found["batch"] = [measure(running, batch, seconds, connections=4)]
         found["memory"] = running.memory()
         # Last and rising: what a server has not answered by then stays in its queue.

@@ -31,8 +31,7 @@ class Pool:
     """Connections, and the requests that wait for one."""
 
     def __init__(self, port: int, request: Request) -> None:
-        head = f"POST {request.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {request.kind}\r\n"
-        self.message = f"{head}Content-Length: {len(request.body)}\r\n\r\n".encode() + request.body
+        self.messages = request.messages
         self.port = port
         self.idle: list[Connection] = []
         self.busy: set[Connection] = set()
@@ -71,7 +70,7 @@ class Pool:
             connection = self.idle.pop()
             self.busy.add(connection)
             connection.due = self.waiting.popleft()
-            connection.transport.write(self.message)
+            connection.transport.write(next(self.messages))
         if len(self.opening) < len(self.waiting) and len(self.busy) + len(self.opening) < CONNECTIONS:
             task = asyncio.ensure_future(self.open())
             self.opening.add(task)

@@ -13,14 +13,25 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 WRK = shutil.which("wrk")
 SCRIPT = """
-wrk.method = "POST"
-local file = io.open("%(body)s", "rb"); wrk.body = file:read("*a"); file:close()
-wrk.headers["Content-Type"] = "%(kind)s"
+local requests, turn = {}, 0
+function init()
+  wrk.headers["Content-Type"] = "%(kind)s"
+  for number = 1, %(count)d do
+    local file = io.open("%(folder)s/" .. number, "rb")
+    requests[number] = wrk.format("POST", nil, nil, file:read("*a")); file:close()
+  end
+end
+function request()
+  turn = turn %% #requests + 1
+  return requests[turn]
+end
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format('\\nRESULT {"requests": %%d, "seconds": %%f, "p50": %%f, "p99": %%f, "errors": %%d}\\n',
@@ -32,12 +43,18 @@ end
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: a path, a body and its type, and how many pictures it holds."""
+    """What is asked: a path, bodies that are sent in turn and their type, and how many pictures each holds."""
 
     path: str
-    body: bytes
+    bodies: tuple[bytes, ...]
     kind: str
     pictures: int = 1
+
+    @property
+    def messages(self) -> Iterator[bytes]:
+        """Whole requests, without end."""
+        head = f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {self.kind}\r\n"
+        return cycle([b"%sContent-Length: %d\r\n\r\n%s" % (head.encode(), len(body), body) for body in self.bodies])
 
 
 @dataclass(frozen=True)
@@ -63,9 +80,11 @@ def run(port: int, request: Request, connections: int, seconds: float) -> Result
 
 def _wrk(port: int, request: Request, connections: int, seconds: float) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        body, script = Path(folder) / "body", Path(folder) / "post.lua"
-        body.write_bytes(request.body)
-        script.write_text(SCRIPT % {"body": body, "kind": request.kind.replace('"', '\\"')})
+        for number, body in enumerate(request.bodies, 1):
+            (Path(folder) / str(number)).write_bytes(body)
+        script = Path(folder) / "post.lua"
+        words = {"folder": folder, "count": len(request.bodies), "kind": request.kind.replace('"', '\\"')}
+        script.write_text(SCRIPT % words)
         url = f"http://127.0.0.1:{port}{request.path}"
         options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(script)]
         out = subprocess.run([str(WRK), *options, url], capture_output=True, text=True, check=True).stdout
@@ -73,8 +92,7 @@ def _wrk(port: int, request: Request, connections: int, seconds: float) -> Resul
 
 
 async def _python(port: int, request: Request, connections: int, seconds: float) -> Result:
-    head = f"POST {request.path} HTTP/1.1\r\nHost: x\r\nContent-Type: {request.kind}\r\n"
-    message = head.encode() + b"Content-Length: %d\r\n\r\n" % len(request.body) + request.body
+    messages = request.messages
     times: list[float] = []
     errors = 0
     end = time.perf_counter() + seconds
@@ -87,7 +105,7 @@ async def _python(port: int, request: Request, connections: int, seconds: float)
             try:
                 if writer is None or reader is None:
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(message)
+                writer.write(next(messages))
                 answer = await reader.readuntil(b"\r\n\r\n")
                 headers = dict(line.lower().split(b": ", 1) for line in answer.split(b"\r\n")[1:] if b": " in line)
                 await reader.readexactly(int(headers[b"content-length"]))

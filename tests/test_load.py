@@ -18,21 +18,21 @@ from tests.serving import Server, png
 
 def test_every_answer_is_counted_and_a_refusal_is_an_error(server: Server) -> None:
     answered = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
-    good = asyncio.run(_python(server.port, Request("/predict", png(), "image/png"), 4, 0.3))
+    good = asyncio.run(_python(server.port, Request("/predict", (png(),), "image/png"), 4, 0.3))
     now = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
     assert good.requests == now - answered > 0
     assert good.errors == 0
     assert 0 < good.p50 <= good.p99
-    bad = asyncio.run(_python(server.port, Request("/predict", b"x", "image/png"), 2, 0.2))
+    bad = asyncio.run(_python(server.port, Request("/predict", (b"x",), "image/png"), 2, 0.2))
     assert bad.errors == bad.requests > 0
 
 
 def test_at_a_constant_rate_every_request_is_sent_and_a_refusal_is_an_error(server: Server) -> None:
     answered = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
-    good = constant.run(server.port, Request("/predict", png(), "image/png"), 100, 0.5)
+    good = constant.run(server.port, Request("/predict", (png(),), "image/png"), 100, 0.5)
     now = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
     assert (good.requests, good.errors, now - answered) == (50, 0, 50)
-    bad = constant.run(server.port, Request("/predict", b"x", "image/png"), 100, 0.2)
+    bad = constant.run(server.port, Request("/predict", (b"x",), "image/png"), 100, 0.2)
     assert (bad.requests, bad.errors) == (20, 20)
 
 
@@ -53,7 +53,7 @@ def test_a_server_that_stalls_makes_every_request_wait_that_was_due_meanwhile() 
         stalling = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = stalling.sockets[0].getsockname()[1]
         async with stalling:
-            result = await constant.Pool(port, Request("/", b"x", "text/plain")).ask(200, 0.5)
+            result = await constant.Pool(port, Request("/", (b"x",), "text/plain")).ask(200, 0.5)
             await asyncio.gather(*(writer.wait_closed() for writer in {id(w): w for w in arrived}.values()))
         return result
 
@@ -65,7 +65,7 @@ def test_a_server_that_stalls_makes_every_request_wait_that_was_due_meanwhile() 
 
 
 def test_what_is_never_answered_is_an_error_that_has_waited() -> None:
-    result = constant.run(free_port(), Request("/", b"x", "text/plain"), 50, 0.1)
+    result = constant.run(free_port(), Request("/", (b"x",), "text/plain"), 50, 0.1)
     assert (result.requests, result.errors) == (5, 5)
 
 
