@@ -30,7 +30,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"`make bench` on {machine['date']}: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB,"
         f" Python {machine['python']}; load from {machine['generator']}; the median of {results['rounds']}"
         f" interleaved rounds of {results['seconds']:g} s, after a warm-up. One set of weights ({results['weights']},"
-        f" in {results['form']} form for all), one reading of the picture for all; a load of"
+        f" in {results['form']} form for all), the same pictures in turn and one reading of them for all; a load of"
         f" {machine['load_before']:.1f} before it began. CPU is the processor time of a request;"
         " “wrong” counts digits that differ from those of the full-precision model, among the ones that it is sure of.",
         "",

@@ -7,12 +7,15 @@ picture and no delay, under much load as many as have come in, and so the batch 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 Images = NDArray[np.uint8]
 Rows = NDArray[np.float32]
@@ -56,14 +59,12 @@ class Batching:
                     rows = await self.score(images)
                 except Exception as error:
                     for future in futures:
-                        if not future.done():
-                            future.set_exception(error)
+                        _tell(future, future.set_exception, error)
                     continue
                 start = 0
                 for part, future in batch:
                     stop = start + len(part)
-                    if not future.done():
-                        future.set_result(rows[start:stop])
+                    _tell(future, future.set_result, rows[start:stop])
                     start = stop
                 if self._waiting:  # scoring may not have let go of the loop: others have their turn
                     await asyncio.sleep(0)
@@ -80,3 +81,12 @@ class Batching:
                 batch.append((images, future))
                 room -= len(images)
         return batch
+
+
+def _tell(waiter: Any, how: Callable[[Any], object], what: Any) -> None:
+    """What one does with its rows is no trouble of the others in its batch."""
+    try:
+        if not waiter.done():
+            how(what)
+    except Exception:
+        log.exception("an answer could not be given")

@@ -27,6 +27,7 @@ from digits.settings import Settings
 
 FAREWELL_SECONDS = 5.0  # for the answers to a client that sends no more
 PARTING_SECONDS = 1.0  # for a client that still sends to read why it is not listened to
+OPENING_SECONDS = 0.2  # that a known head waits for its body before it is taken for a request like others
 HOST = re.compile(rb"[^\s/?#@]*")
 HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
 MOST_AHEAD = 64  # requests that a client may have sent before it has the answer to the one before them
@@ -116,12 +117,14 @@ class Connection(HttpToolsProtocol):
         self.waiting: asyncio.TimerHandle | None = None
         self.stuck: asyncio.TimerHandle | None = None
         self.ending: asyncio.TimerHandle | None = None
-        self.in_head = False
+        self.in_head = self.in_message = False
+        self.begun = 0  # messages
         self.fruitless = 0  # bytes since the last of a body or the end of a head
         self.deaf = False  # what comes is not looked at any more
         self.last_words: Refusal | None = None  # to be said after the answers that are under way
         self.errand: Errand | None = None  # what is being worked on where it goes the short way,
         self.opening = b""  # a known head whose body is still to come,
+        self.holding: asyncio.TimerHandle | None = None  # for that long,
         self.behind: list[bytes] = []  # what came meanwhile,
         self.rested = 0.0  # and when the last one ended, by the loop's clock
         self.leaving = False  # what is being worked on is the last
@@ -150,11 +153,12 @@ class Connection(HttpToolsProtocol):
         self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self.waiting, self.stuck, self.ending):
+        for timer in (self.waiting, self.stuck, self.ending, self.holding, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         if self.shares is not None:
             self.shares.add(-1)
+        self.behind.clear()
         if self.errand is not None:
             self.errand.abandon()
             self.errand = None
@@ -165,7 +169,8 @@ class Connection(HttpToolsProtocol):
         self.app = cast(Any, None)  # it holds this connection, which would wait for the garbage collector
 
     def on_message_begin(self) -> None:
-        self.in_head = True
+        self.in_head = self.in_message = True
+        self.begun += 1
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -200,6 +205,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self.in_message = False
         if not self.parser.should_upgrade():
             if not self.parser.should_keep_alive():  # a trailer may say so, and nothing more is parsed then
                 self.cycle.keep_alive = False
@@ -213,18 +219,26 @@ class Connection(HttpToolsProtocol):
             self.behind.append(data)
             self.flow.pause_reading()
             return
-        resting = self.is_resting() and not self.in_head
+        between = (
+            self.is_resting() and not self.in_message
+        )  # or it is the body of a request that has its answer already
         opening, self.opening = self.opening, b""
-        if resting and not self.leaving and not self.flow.write_paused:
+        if self.holding is not None:
+            self.holding.cancel()
+            self.holding = None
+        if between and not self.leaving and not self.flow.write_paused:
             if not opening and self.express.knows(data):
                 self.opening = data  # many clients send the body by itself
+                self.holding = self.loop.call_later(OPENING_SECONDS, self.give_up_short_way)
                 return
             self.errand = self.express.take(opening + data, self)
         if self.errand is None:
+            begun = self.begun
             self.take_apart(opening + data)
             if self.deaf:
                 return
-            if resting and not self.in_head and not self.is_resting() and self.cycle.keep_alive:
+            alone = between and self.begun == begun + 1  # all that has come is of one request
+            if alone and not self.in_head and not self.is_resting() and self.cycle.keep_alive:
                 self.express.learn(opening + data, cast(Scope, self.cycle.scope))
         if self.errand is None and (self.in_head or self.is_resting()):
             if self.waiting is None:  # more bytes buy no more time
@@ -235,6 +249,9 @@ class Connection(HttpToolsProtocol):
 
     def give_up_short_way(self) -> None:
         """A head whose body has not followed is a request like others."""
+        if self.holding is not None:
+            self.holding.cancel()
+            self.holding = None
         data, self.opening = self.opening, b""
         if data:
             self.take_apart(data)
@@ -324,20 +341,20 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.flow.resume_reading()
             self.data_received(data)
+            if self.leaving and self.is_resting():
+                self.transport.close()
 
     def rest(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
         """Errands leave the timer as it is, which looks here what there has been since it was set."""
-        self.timeout_keep_alive_task = None
-        self.give_up_short_way()
         left = self.rested + self.timeout_keep_alive - self.loop.time()
-        if self.errand is not None or self.behind:
+        if self.errand is not None or self.behind or self.opening:
             self.rest(self.timeout_keep_alive)
-        elif self.is_resting() and left > 0:
+        elif left > 0:
             self.rest(left)
-        elif self.is_resting():
+        else:
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
@@ -349,7 +366,6 @@ class Connection(HttpToolsProtocol):
     def waited(self) -> None:
         """The time for a head is over."""
         self.waiting = None
-        self.give_up_short_way()
         if not self.is_resting():  # the head of the next request: the answer under way goes first
             self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
         elif self.in_head:

@@ -35,6 +35,8 @@ Rows = NDArray[np.float32]
 class Link(Protocol):
     """A connection, as an errand sees it."""
 
+    client: tuple[str, int] | None
+
     def deliver(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None: ...
 
 
@@ -70,8 +72,8 @@ class Errand:
         self.refuse(Refusal(504, "timeout", f"no answer within {self.express.front.settings.timeout:g} s"))
 
     def refuse(self, refusal: Refusal) -> None:
-        self.express.front.telemetry.error(refusal.code)
         self.end(refusal.status, refusal.json().encode(), headers=refusal.headers)
+        self.express.front.telemetry.error(refusal.code)
 
     def abandon(self) -> None:
         """The client has gone."""
@@ -82,10 +84,10 @@ class Errand:
         self.ended = True
         front.gate.in_progress -= 1
         front.gate.clock.end(self)
-        front.telemetry.end()
         if status != CLOSED:
             self.link.deliver(status, heading(content, model, headers), content)
-        front.telemetry.request(ROUTE, status, time.perf_counter() - self.started)
+        front.telemetry.end()
+        front.note(self.link.client, "POST", ROUTE, status, time.perf_counter() - self.started)
 
 
 class Express:
@@ -105,7 +107,10 @@ class Express:
         self.heads: dict[bytes, tuple[int, bool]] = {}  # how long the body is, and whether the client wants to see more
 
     def learn(self, data: bytes, scope: Scope) -> None:
-        """Remembers a head that has come alone or with the whole of its body, if the next may go the short way."""
+        """Remembers a head that has come alone or with the whole of its body, if the next may go the short way.
+
+        `scope` has to be that of the only request in `data`.
+        """
         settings, end = self.front.settings, data.find(b"\r\n\r\n") + 4
         if scope["path"] != ROUTE or not data.startswith(b"POST ") or end > HEAD_BYTES or settings.access_log == "all":
             return
@@ -130,7 +135,10 @@ class Express:
     def take(self, data: bytes, link: Link) -> Errand | None:
         """Begins with what has come, if it may go the short way: one whole request with a thumbnail in order."""
         started, end = time.perf_counter(), data.find(b"\r\n\r\n") + 4
-        length, explain = self.heads.get(data[:end], (-1, False))
+        known = self.heads.get(data[:end])
+        if known is None:
+            return None
+        length, explain = known
         if length != len(data) - end:
             return None
         front, settings, picture = self.front, self.front.settings, data[end:]

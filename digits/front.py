@@ -100,11 +100,15 @@ class Front:
         else:
             route, status = await self.elsewhere(route, exchange)
         seconds = (exchange.finished or time.perf_counter()) - exchange.started
+        self.note(scope.get("client"), scope["method"], route, status, seconds)
+
+    def note(self, client: tuple[str, int] | None, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts and, where that was asked for, logs a request that has been answered."""
         self.telemetry.request(route, status, seconds)
         if status >= 400 if self.settings.access_log == "errors" else self.settings.access_log == "all":
-            client = str((scope.get("client") or "-")[0])
-            peer = client if PEER.fullmatch(client) else "-"
-            log.info("%s %s %s %d %.1f ms", peer, scope["method"], route, status, seconds * 1000)
+            host = str((client or "-")[0])
+            peer = host if PEER.fullmatch(host) else "-"
+            log.info("%s %s %s %d %.1f ms", peer, method, route, status, seconds * 1000)
 
     async def elsewhere(self, path: str, exchange: Exchange) -> tuple[str, int]:
         """Hands on what belongs to the application behind. Gives the route, one of a fixed few, and the status."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 import prometheus_client
 import pytest
 import uvicorn
+import uvloop
 from uvicorn.server import ServerState
 
 from digits import express as express_module
@@ -51,7 +54,9 @@ class Inside:
         self.ordinary = 0  # requests that went the ordinary way
         self.going, self.fault = asyncio.Event(), False
         self.going.set()
+        self.scored_at_once: list[int] = []
         self.state = ServerState()
+        self.state.default_headers = [(b"date", b"today"), (b"server", b"uvicorn")]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.ordinary += 1
@@ -62,6 +67,7 @@ class Inside:
         await send({"type": "http.response.body", "body": b""})
 
     async def score(self, images: np.ndarray) -> np.ndarray:
+        self.scored_at_once.append(len(images))
         await self.going.wait()
         if self.fault:
             raise RuntimeError("secret detail")
@@ -91,18 +97,24 @@ class Link:
         self.reader, self.writer = reader, writer
 
     async def answer(self) -> tuple[int, bytes, bytes]:
-        """Status, head and body of the next answer, without what a clock says."""
+        """Status, head and body of the next answer."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head)
         assert length
         body = await self.reader.readexactly(int(length[1]))
-        return int(head.split()[1]), re.sub(rb"date: [^\r]*", b"date", head), body
+        return int(head.split()[1]), head, body
 
     async def ask(self, *parts: bytes) -> tuple[int, bytes, bytes]:
         for part in parts:
             self.writer.write(part)
             await asyncio.sleep(0.02)
         return await self.answer()
+
+    def break_off(self) -> None:
+        """Ends the connection at once, with a reset."""
+        socket_of = self.writer.get_extra_info("socket")
+        socket_of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def ended(self) -> bool:
         with suppress(ConnectionError):
@@ -131,7 +143,8 @@ async def serving(**settings: Any) -> AsyncIterator[tuple[Inside, Callable[[], A
         for link in links:
             link.writer.close()
         inside.going.set()
-        await until(lambda: not inside.state.connections)
+        async with asyncio.timeout(60):
+            await until(lambda: not inside.state.connections)
         assert (inside.front.gate.in_progress, inside.front.gate.buffered) == (0, 0)
 
 
@@ -145,7 +158,8 @@ def run(work: Callable[..., Awaitable[None]], **settings: Any) -> None:
         async with serving(**settings) as (inside, connect):
             await asyncio.wait_for(work(inside, connect), 60)
 
-    asyncio.run(whole())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
 
 
 async def acquainted(inside: Inside, connect: Callable[[], Awaitable[Link]], request: bytes) -> Link:
@@ -165,7 +179,8 @@ def test_it_answers_as_the_ordinary_way_does_to_the_last_byte(lines: tuple[bytes
             timeless = [re.sub(rb'("milliseconds": )\d+\.\d\d', rb"\1", body) for _, _, body in (first, again)]
             assert first[0] == again[0] == 200
             assert timeless[0] == timeless[1]
-            assert re.sub(rb"length: \d+", b"", first[1]) == re.sub(rb"length: \d+", b"", again[1])
+            heads = [re.sub(rb"length: \d+", b"length", head) for _, head, _ in (first, again)]
+            assert heads[0] == heads[1]
             assert (b'"seen"' in again[2]) == bool(lines)
         assert inside.ordinary == len({len(picture) for picture in pictures(12)}), "one for each length"
         assert inside.count(200) == 24
@@ -180,11 +195,17 @@ def test_it_takes_one_call_of_the_model_and_no_task_a_request() -> None:
         made: list[Any] = []
         loop = asyncio.get_running_loop()
         loop.set_task_factory(lambda loop, work, **more: made.append(work) or asyncio.Task(work, loop=loop, **more))
-        for one in (link, *others):
+        inside.scored_at_once.clear()
+        inside.going.clear()
+        link.writer.write(posted(png()))
+        await until(lambda: inside.scored_at_once == [1])
+        for one in others:
             one.writer.write(posted(png()))
+        await until(lambda: inside.front.gate.in_progress == 10)
+        inside.going.set()
         assert {(await one.answer())[0] for one in (link, *others)} == {200}
-        names = [work.__qualname__ for work in made]
-        assert set(names) == {"Batching._work"}
+        assert inside.scored_at_once == [1, 9]
+        assert [work.__qualname__ for work in made] == ["Batching._work"]
         assert inside.ordinary == 0
 
     run(work)
@@ -302,27 +323,25 @@ def test_a_body_that_never_comes_is_408(first: bool) -> None:
         assert b"connection: close" in head
         assert await link.ended()
 
-    run(work, idle_seconds=0.1, timeout=0.1)
+    run(work, idle_seconds=1.0, timeout=1.0)
 
 
 def test_what_comes_behind_an_errand_is_answered_after_it_and_in_order() -> None:
     async def work(inside: Inside, connect: Any) -> None:
-        files = pictures(4)
-        link = await acquainted(inside, connect, posted(files[0]))
-        expected = [(await link.ask(posted(picture)))[2] for picture in files]
-        assert len(set(expected)) > 1
+        asked = [posted(picture, b"X-Digits-Explain: 1") for picture in pictures(4)]
+        link = await acquainted(inside, connect, asked[0])
+        expected = [json.loads((await link.ask(request))[2])["seen"] for request in asked]
+        assert len(set(expected)) == 4
         inside.going.clear()
-        link.writer.write(posted(files[0]))
-        await asyncio.sleep(0.05)
-        for picture in files[1:]:
-            link.writer.write(posted(picture))
+        for request in asked:
+            link.writer.write(request)
             await asyncio.sleep(0.02)
         link.writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(0.05)
         inside.going.set()
-        assert [(await link.answer())[2] for _ in files] == expected
+        assert [json.loads((await link.answer())[2])["seen"] for _ in asked] == expected
         assert (await link.answer())[0] == 200
-        assert (await link.ask(posted(files[0])))[2] == expected[0]
+        assert json.loads((await link.ask(asked[0]))[2])["seen"] == expected[0]
 
     run(work)
 
@@ -331,14 +350,16 @@ def test_an_answer_that_nobody_waits_for_is_not_worked_out() -> None:
     async def work(inside: Inside, connect: Any) -> None:
         link = await acquainted(inside, connect, posted(png()))
         staying = await connect()
+        inside.scored_at_once.clear()
         inside.going.clear()
-        for one in (link, staying):
+        for number, one in enumerate((staying, link), 1):
             one.writer.write(posted(png()))
-        await until(lambda: inside.front.gate.in_progress == 2)
-        link.writer.transport.abort()
+            await until(lambda number=number: inside.front.gate.in_progress == number and inside.scored_at_once)
+        link.break_off()
         await until(lambda: inside.front.gate.in_progress == 1)
         inside.going.set()
         assert (await staying.answer())[0] == 200
+        assert inside.scored_at_once == [1]
         assert (inside.count(200), inside.count(499)) == (2, 1)
 
     run(work)
@@ -354,7 +375,7 @@ def test_an_errand_has_the_time_limit_of_all_requests() -> None:
         assert (await link.ask(posted(png())))[0] == 200
         assert inside.count(504) == 1
 
-    run(work, timeout=0.2)
+    run(work, timeout=1.0)
 
 
 def test_a_fault_of_the_model_is_500_and_tells_nothing_of_it() -> None:
@@ -395,13 +416,13 @@ def test_a_connection_is_closed_when_it_has_rested_and_not_while_it_waits_for_th
         link = await acquainted(inside, connect, posted(png()))
         inside.going.clear()
         link.writer.write(posted(png()))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
         assert not link.reader.at_eof()
         inside.going.set()
         assert (await link.answer())[0] == 200
         assert await link.ended()
 
-    run(work, idle_seconds=0.1)
+    run(work, idle_seconds=0.8)
 
 
 @pytest.mark.parametrize("way", ["the server", "the client"])
@@ -439,3 +460,131 @@ def test_a_head_alone_is_a_request_under_way_for_a_server_that_ends() -> None:
         assert b"connection: close" in head
 
     run(work)
+
+
+def test_only_what_was_asked_and_admitted_by_itself_is_known_afterwards() -> None:
+    """A head with the admission of the request behind it would be a way past the key."""
+
+    async def work(inside: Inside, connect: Any) -> None:
+        wrong = posted(b"nothing", head=HEAD + b"Content-Type: text/plain\r\n")
+        head = wrong[: -len(b"nothing")]
+        for cut in range(len(png()) + 1):
+            link = await connect()
+            link.writer.write(wrong + posted(png(), b"X-API-Key: secret")[: -cut or None])
+            assert (await link.answer())[0] == 401
+            link.writer.write(png()[-cut:] if cut else b"")
+            assert (await link.answer())[0] == 200
+            assert head not in inside.express.heads
+
+    run(work, api_key="secret")
+
+
+@pytest.mark.parametrize("lines", [b"", b"Upgrade: h2c\r\nConnection: Upgrade\r\n"], ids=["plain", "another protocol"])
+def test_the_body_of_a_request_that_has_its_answer_is_no_request(lines: bytes) -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        link = await acquainted(inside, connect, posted(png()))
+        hidden = posted(png())
+        asked = b"GET /livez HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (lines, 2 * len(hidden))
+        link.writer.write(asked)
+        assert (await link.answer())[0] == 200
+        for part in (hidden, hidden[:-40], hidden[-40:]):
+            link.writer.write(part)
+            await asyncio.sleep(0.05)
+        assert (inside.count(200), inside.ordinary) == (1, 1)
+        status, _, body = await link.ask(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status, json.loads(body)["error"]["code"]) == (404, "not_found")
+
+    run(work)
+
+
+def test_what_goes_wrong_at_the_end_of_one_errand_is_no_trouble_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        await acquainted(inside, connect, posted(png()))
+        telemetry = inside.front.telemetry
+        links = [await connect() for _ in range(4)]
+        inside.going.clear()
+        for number, link in enumerate(links, 1):
+            link.writer.write(posted(png()))
+            await until(lambda number=number: inside.front.gate.in_progress == number)
+        faults = iter([RuntimeError("once")])
+        real = telemetry.request
+
+        def counted(*given: Any) -> None:
+            for fault in faults:
+                raise fault
+            real(*given)
+
+        monkeypatch.setattr(telemetry, "request", counted)
+        inside.going.set()
+        assert [(await link.answer())[0] for link in links] == [200] * 4
+
+    run(work)
+
+
+def test_each_errand_has_its_time_limit_whatever_the_end_of_another_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        await acquainted(inside, connect, posted(png()))
+        links = [await connect() for _ in range(3)]
+        faults = iter([RuntimeError("once")])
+        real = inside.front.telemetry.error
+
+        def counted(*given: Any) -> None:
+            for fault in faults:
+                raise fault
+            real(*given)
+
+        monkeypatch.setattr(inside.front.telemetry, "error", counted)
+        inside.going.clear()
+        for link in links:
+            link.writer.write(posted(png()))
+        assert [(await link.answer())[0] for link in links] == [504] * 3
+
+    run(work, timeout=1.0)
+
+
+def test_errors_are_logged_as_those_of_the_ordinary_way(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        link = await acquainted(inside, connect, posted(png()))
+        inside.fault = True
+        with caplog.at_level("INFO", "bentoml.digits"):
+            for request in (posted(png()), posted(png(), b"X-Other: 1")):
+                assert (await link.ask(request))[0] == 500
+        lines = [record.message for record in caplog.records if record.levelname == "INFO"]
+        assert len(lines) == 2
+        assert all(re.fullmatch(r"127\.0\.0\.1 POST /predict 500 \d+\.\d ms", line) for line in lines)
+
+    run(work)
+
+
+def test_a_client_that_breaks_off_after_a_head_leaves_nothing_behind() -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        link = await acquainted(inside, connect, posted(png()))
+        failed: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+        assert (await link.ask(posted(png())))[0] == 200
+        (connection,) = inside.state.connections
+        link.writer.write(posted(png())[: -len(png())])
+        await until(lambda: connection.opening)
+        link.break_off()
+        await until(lambda: not inside.state.connections)
+        await asyncio.sleep(1)
+        assert failed == []
+
+    run(work, idle_seconds=0.5)
+
+
+def test_a_server_that_ends_does_not_wait_for_an_end_of_line() -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        link = await acquainted(inside, connect, posted(png()))
+        inside.going.clear()
+        link.writer.write(posted(png()))
+        await until(lambda: inside.front.gate.in_progress == 1)
+        (connection,) = inside.state.connections
+        link.writer.write(b"\r\n")
+        await until(lambda: connection.behind)
+        connection.shutdown()
+        inside.going.set()
+        assert (await link.answer())[0] == 200
+        assert await link.ended()
+
+    run(work, idle_seconds=3600)
