@@ -219,9 +219,8 @@ class Connection(HttpToolsProtocol):
             self.behind.append(data)
             self.flow.pause_reading()
             return
-        between = (
-            self.is_resting() and not self.in_message
-        )  # or it is the body of a request that has its answer already
+        # In a message it is the body of a request that has had its answer.
+        between = self.is_resting() and not self.in_message
         opening, self.opening = self.opening, b""
         if self.holding is not None:
             self.holding.cancel()
