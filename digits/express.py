@@ -115,12 +115,11 @@ class Express:
         if scope["path"] != ROUTE or not data.startswith(b"POST ") or end > HEAD_BYTES or settings.access_log == "all":
             return
         exchange = Exchange(self.front.gate, scope, cast(Any, None), cast(Any, None))  # nothing is received or sent
-        foreign = settings.cors_origins and b"origin" in exchange.headers  # gets headers of its own
         small = 0 < exchange.declared <= SMALL_FILE and len(data) - end in (0, exchange.declared)
-        odd = (
-            data.count(b"\n", 0, end) != len(scope["headers"]) + 2
-        )  # lines end otherwise, or go on: not worth a thought
-        if foreign or not small or odd or b"expect" in exchange.headers:
+        # Lines that end otherwise or go on are not worth a thought.
+        straight = data.count(b"\n", 0, end) == len(scope["headers"]) + 2
+        more = b"expect" in exchange.headers or (settings.cors_origins and b"origin" in exchange.headers)
+        if more or not small or not straight:
             return
         try:
             exchange.admit(settings.max_bytes)

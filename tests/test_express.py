@@ -470,9 +470,8 @@ def test_only_what_was_asked_and_admitted_by_itself_is_known_afterwards() -> Non
         head = wrong[: -len(b"nothing")]
         picture = png(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
         right = posted(picture, b"X-API-Key: secret")
-        cut = (
-            len(b"nothing") + len(right) - len(picture)
-        )  # as much comes as the second's length says, behind the first's
+        # Behind the first head comes as much as the second one says.
+        cut = len(b"nothing") + len(right) - len(picture)
         for missing in (cut - 1, cut, cut + 1, len(picture), 0):
             link = await connect()
             link.writer.write(wrong + right[: len(right) - missing])
@@ -593,3 +592,18 @@ def test_a_server_that_ends_does_not_wait_for_an_end_of_line() -> None:
         assert await link.ended()
 
     run(work, idle_seconds=3600)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["other ends of lines", "as they should be"])
+def test_a_head_ends_where_the_parser_says(end: bytes) -> None:
+    """Should a parser let lines end with LF alone, what is taken for a head must not have a body in it."""
+
+    async def work(inside: Inside, _: Any) -> None:
+        body = b"x" * 40 + b"\r\n\r\n"
+        lines = [b"POST /predict HTTP/1.1", b"Host: x", b"Content-Type: image/png", b"Content-Length: %d" % len(body)]
+        headers = [tuple(line.lower().split(b": ", 1)) for line in lines[1:]]
+        scope = {"path": "/predict", "method": "POST", "query_string": b"", "headers": headers}
+        inside.express.learn(end.join([*lines, b"", body]), scope)
+        assert list(inside.express.heads) == ([] if end == b"\n" else [end.join([*lines, b"", b""])])
+
+    run(work)
