@@ -18,7 +18,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -315,15 +315,15 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         # beside it, but for one picture the way there and back takes longer than the model.
         most_inline = INLINE if workers() >= share() else 1
 
-        async def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            sizes.observe(len(images))
-            inline = len(images) <= most_inline
-            rows: NDArray[np.float32] = (
-                predict(images) if inline else await loop.run_in_executor(thread, predict, images)
-            )
+        async def inline(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            rows: NDArray[np.float32] = predict(images)
             return rows
 
-        return Batching(score, SETTINGS.max_batch_size)
+        def score(images: NDArray[np.uint8]) -> Awaitable[NDArray[np.float32]]:
+            sizes.observe(len(images))
+            return inline(images) if len(images) <= most_inline else loop.run_in_executor(thread, predict, images)
+
+        return Batching(score, SETTINGS.max_batch_size, beside=most_inline == 1)
 
     def announce(self) -> None:
         loaded = self.instance.current

@@ -19,17 +19,20 @@ log = logging.getLogger(__name__)
 
 Images = NDArray[np.uint8]
 Rows = NDArray[np.float32]
+Batch = list[tuple[Images, Any]]
+FEW = 8  # pictures that are not worth two calls
 
 
 class Batching:
     """Called with the pictures of one request, uint8 (k, 28, 28), gives their rows of results, float32 (k, columns).
 
     `score` does the work for many: uint8 (n, 28, 28) to float32 (n, columns); one call at a time, n ≤ `most`. What it
-    raises reaches every request of that batch, and no other.
+    raises reaches every request of that batch, and no other. `beside` the loop, in a thread, it begins with the next
+    pictures before the last ones are answered.
     """
 
-    def __init__(self, score: Callable[[Images], Awaitable[Rows]], most: int) -> None:
-        self.score, self.most = score, most
+    def __init__(self, score: Callable[[Images], Awaitable[Rows]], most: int, beside: bool = False) -> None:
+        self.score, self.most, self.beside = score, most, beside
         self._waiting: deque[tuple[Images, Any]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -52,41 +55,66 @@ class Batching:
 
     async def _work(self) -> None:
         try:
-            while batch := self._together():
-                futures = [future for _, future in batch]
-                images = batch[0][0] if len(batch) == 1 else np.concatenate([images for images, _ in batch])
+            batch, scoring = self._begin()
+            while scoring is not None:
+                rows: Rows | Exception
                 try:
-                    rows = await self.score(images)
+                    rows = await scoring
                 except Exception as error:
-                    for future in futures:
-                        _tell(future, future.set_exception, error)
-                    continue
-                start = 0
-                for part, future in batch:
-                    stop = start + len(part)
-                    _tell(future, future.set_result, rows[start:stop])
-                    start = stop
-                if self._waiting:  # scoring may not have let go of the loop: others have their turn
-                    await asyncio.sleep(0)
+                    rows = error
+                answered = batch
+                batch, scoring = self._begin() if self.beside else ([], None)
+                _answer(answered, rows)
+                if scoring is None:
+                    if self._waiting:  # scoring may not have let go of the loop: others have their turn
+                        await asyncio.sleep(0)
+                    batch, scoring = self._begin()
         finally:
             self._worker = None
 
-    def _together(self) -> list[tuple[Images, Any]]:
-        """Takes from the queue what fits into one call; requests that were given up are left out."""
-        batch: list[tuple[Images, Any]] = []
+    def _begin(self) -> tuple[Batch, Awaitable[Rows] | None]:
+        """Takes what goes to the model next, and lets it begin; without anything there is nothing to wait for."""
+        batch = self._together()
+        if not batch:
+            return batch, None
+        try:
+            parts = [images for images, _ in batch]
+            return batch, self.score(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        except Exception as error:
+            return batch, _failed(error)
+
+    def _together(self) -> Batch:
+        """Takes from the queue what fits into one call; requests that were given up are left out.
+
+        Of many, a model beside the loop gets half: it has the other half to do while these are answered.
+        """
+        batch: Batch = []
         room = self.most
-        while self._waiting and len(self._waiting[0][0]) <= room:
-            images, future = self._waiting.popleft()
-            if not future.done():
-                batch.append((images, future))
+        if self.beside:
+            room = min(room, max(FEW, sum(len(images) for images, _ in self._waiting) // 2))
+        while self._waiting and (not batch or len(self._waiting[0][0]) <= room):
+            images, waiter = self._waiting.popleft()
+            if not waiter.done():
+                batch.append((images, waiter))
                 room -= len(images)
         return batch
 
 
-def _tell(waiter: Any, how: Callable[[Any], object], what: Any) -> None:
-    """What one does with its rows is no trouble of the others in its batch."""
-    try:
-        if not waiter.done():
-            how(what)
-    except Exception:
-        log.exception("an answer could not be given")
+async def _failed(error: Exception) -> Rows:
+    raise error
+
+
+def _answer(batch: Batch, rows: Rows | Exception) -> None:
+    start = 0
+    for images, waiter in batch:
+        stop = start + len(images)
+        try:
+            if waiter.done():
+                pass
+            elif isinstance(rows, Exception):
+                waiter.set_exception(rows)
+            else:
+                waiter.set_result(rows[start:stop])
+        except Exception:  # is no trouble of the others
+            log.exception("an answer could not be given")
+        start = stop

@@ -107,3 +107,86 @@ def test_a_request_that_was_given_up_is_not_scored() -> None:
             await given_up
 
     asyncio.run(scenario())
+
+
+class Waiter:
+    """Stands in for a future; says when it is answered."""
+
+    def __init__(self, said: list[object]) -> None:
+        self.said, self.answered = said, False
+
+    def done(self) -> bool:
+        return self.answered
+
+    def set_result(self, _: object) -> None:
+        self.answered = True
+        self.said.append("answered")
+
+    set_exception = set_result
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_beside_the_loop_works_on_one_half_while_the_other_is_answered(fails: bool) -> None:
+    async def scenario() -> None:
+        said: list[object] = []
+        under_way: list[asyncio.Future[np.ndarray]] = []
+
+        def score(images: np.ndarray) -> asyncio.Future[np.ndarray]:
+            said.append(len(images))
+            under_way.append(asyncio.get_running_loop().create_future())
+            return under_way[-1]
+
+        queue = Batching(score, 64, beside=True)
+        for _ in range(40):
+            queue.put(pictures(7), Waiter(said))
+        await settle()
+        expected: list[object] = [20]
+        for size, following in ((20, 10), (10, 8), (8, 2), (2, None)):
+            assert said == expected
+            if fails:
+                under_way[-1].set_exception(RuntimeError())
+            else:
+                under_way[-1].set_result(np.zeros((size, 1), np.float32))
+            await settle()
+            expected += [*([] if following is None else [following]), *["answered"] * size]
+        assert said == expected
+        queue.put(pictures(7), Waiter(said))
+        await settle()
+        assert said[-1] == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_queued_while_answers_are_given_is_not_forgotten(beside: bool) -> None:
+    async def scenario() -> None:
+        said: list[object] = []
+        queue = Batching(Model(), 64, beside)
+
+        class Again(Waiter):
+            def set_result(self, rows: object) -> None:
+                super().set_result(rows)
+                queue.put(pictures(7), Waiter(said))
+
+        queue.put(pictures(7), Again(said))
+        await settle()
+        assert said == ["answered"] * 2
+
+    asyncio.run(scenario())
+
+
+def test_one_that_fails_to_take_its_answer_is_no_trouble_of_the_others() -> None:
+    async def scenario() -> None:
+        said: list[object] = []
+        queue = Batching(Model(), 64)
+
+        class Broken(Waiter):
+            def set_result(self, rows: object) -> None:
+                raise RuntimeError(rows)
+
+        for kind in (Broken, Waiter):
+            queue.put(pictures(7), kind(said))
+        await settle()
+        assert said == ["answered"]
+
+    asyncio.run(scenario())
