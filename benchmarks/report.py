@@ -98,7 +98,7 @@ def round_by_round(found: dict[str, Any]) -> list[str]:
         each = [mine / other for mine, other in zip(ours["rates"], its["rates"], strict=True) if other]
         if each:
             spread = f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
-            ratios.append(f"{int(ours['connections'])} connections {spread}")
+            ratios.append(f"with {int(ours['connections'])} at once {spread}")
     return [f"This service beside {HARDEST}, round by round: {', '.join(ratios)} times as many.", ""]
 
 
