@@ -170,6 +170,16 @@ async def acquainted(inside: Inside, connect: Callable[[], Awaitable[Link]], req
     return link
 
 
+async def held(inside: Inside, connect: Callable[[], Awaitable[Link]]) -> tuple[Link, Connection]:
+    """A request on its short way that waits for the model: the client's end and the server's."""
+    link = await acquainted(inside, connect, posted(png()))
+    inside.going.clear()
+    link.writer.write(posted(png()))
+    await until(lambda: inside.front.gate.in_progress == 1)
+    (connection,) = inside.state.connections
+    return link, connection
+
+
 @pytest.mark.parametrize("lines", [(), (b"X-Digits-Explain: 1",)], ids=["plain", "explained"])
 def test_it_answers_as_the_ordinary_way_does_to_the_last_byte(lines: tuple[bytes, ...]) -> None:
     async def work(inside: Inside, connect: Any) -> None:
@@ -428,11 +438,7 @@ def test_a_connection_is_closed_when_it_has_rested_and_not_while_it_waits_for_th
 @pytest.mark.parametrize("way", ["the server", "the client"])
 def test_whoever_ends_a_connection_the_answer_under_way_comes_first(way: str) -> None:
     async def work(inside: Inside, connect: Any) -> None:
-        link = await acquainted(inside, connect, posted(png()))
-        inside.going.clear()
-        link.writer.write(posted(png()))
-        await until(lambda: inside.front.gate.in_progress == 1)
-        (connection,) = inside.state.connections
+        link, connection = await held(inside, connect)
         if way == "the server":
             connection.shutdown()
         else:
@@ -579,11 +585,7 @@ def test_a_client_that_breaks_off_after_a_head_leaves_nothing_behind() -> None:
 
 def test_a_server_that_ends_does_not_wait_for_an_end_of_line() -> None:
     async def work(inside: Inside, connect: Any) -> None:
-        link = await acquainted(inside, connect, posted(png()))
-        inside.going.clear()
-        link.writer.write(posted(png()))
-        await until(lambda: inside.front.gate.in_progress == 1)
-        (connection,) = inside.state.connections
+        link, connection = await held(inside, connect)
         link.writer.write(b"\r\n")
         await until(lambda: connection.behind)
         connection.shutdown()
