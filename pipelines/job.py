@@ -121,7 +121,7 @@ def _locked(key: str) -> Iterator[bool]:
 
 
 def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
-    """Removes the folders of jobs of other code; a checkpoint has 23 MB, the weights 104."""
+    """Removes the folders of jobs of other code; a checkpoint has 18 MB, the weights 104."""
     for state in WORK.glob(f"{kind}-*/state.json"):
         with _locked(state.parent.name) as locked:
             if locked and json.loads(state.read_text()).get("code") != code:

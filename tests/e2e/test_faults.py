@@ -90,7 +90,7 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> Non
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     made = Machine(tmp_path_factory.mktemp("machine"))
     try:
-        made.mount("size=20m")
+        made.mount("size=14m")
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"this process may not mount a disk of its own: {error}")
     try:
@@ -109,7 +109,7 @@ def test_nothing_that_goes_wrong_leads_to_anything_but_one_whole_model(machine: 
     assert machine.killed_before("os.rename", "cache/outliers") == -signal.SIGKILL
     assert {file.name.split("-")[0] for file in (machine.disk / "cache").glob("*.npz")} == {"photographs"}
 
-    assert_one_line(machine.main(), "the disk is full")  # a checkpoint has 23 MB
+    assert_one_line(machine.main(), "the disk is full")  # a checkpoint has 18 MB
     assert [file.name for file in machine.disk.glob("work/main-*/*")] == ["state.json"], "half a file is left"
     remount("size=4g")
 
