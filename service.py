@@ -286,7 +286,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
                 task.cancel()
             self.front.telemetry.flush()
 
-    @property
+    @functools.cached_property
     def express(self) -> Express:
         put = lambda images, errand: self.queue.put(images, errand)  # noqa: E731  # there will be one when pictures come
         return Express(self.front, put, self.scored)

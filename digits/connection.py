@@ -215,30 +215,28 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf or self.transport.is_closing():
             return
-        if self.errand is not None or self.behind:
+        if self.is_on_errand():
             self.behind.append(data)
             self.flow.pause_reading()
             return
         # In a message it is the body of a request that has had its answer.
         between = self.is_resting() and not self.in_message
-        opening, self.opening = self.opening, b""
-        if self.holding is not None:
-            self.holding.cancel()
-            self.holding = None
+        opening = self.take_opening()
+        data = opening + data
         if between and not self.leaving and not self.flow.write_paused:
             if not opening and self.express.knows(data):
                 self.opening = data  # many clients send the body by itself
                 self.holding = self.loop.call_later(OPENING_SECONDS, self.give_up_short_way)
                 return
-            self.errand = self.express.take(opening + data, self)
+            self.errand = self.express.take(data, self)
         if self.errand is None:
             begun = self.begun
-            self.take_apart(opening + data)
+            self.take_apart(data)
             if self.deaf:
                 return
             alone = between and self.begun == begun + 1  # all that has come is of one request
             if alone and not self.in_head and not self.is_resting() and self.cycle.keep_alive:
-                self.express.learn(opening + data, cast(Scope, self.cycle.scope))
+                self.express.learn(data, cast(Scope, self.cycle.scope))
         if self.errand is None and (self.in_head or self.is_resting()):
             if self.waiting is None:  # more bytes buy no more time
                 self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
@@ -246,14 +244,18 @@ class Connection(HttpToolsProtocol):
             self.waiting.cancel()
             self.waiting = None
 
-    def give_up_short_way(self) -> None:
-        """A head whose body has not followed is a request like others."""
+    def take_opening(self) -> bytes:
+        """The head that waits for its body, which it does no longer; nothing where there is none."""
         if self.holding is not None:
             self.holding.cancel()
             self.holding = None
-        data, self.opening = self.opening, b""
-        if data:
-            self.take_apart(data)
+        opening, self.opening = self.opening, b""
+        return opening
+
+    def give_up_short_way(self) -> None:
+        """A head whose body has not followed is a request like others."""
+        if opening := self.take_opening():
+            self.take_apart(opening)
 
     def take_apart(self, data: bytes) -> None:
         """Parses what has come, and refuses what is no HTTP."""
@@ -299,7 +301,7 @@ class Connection(HttpToolsProtocol):
         One that has closed its end altogether says just the same, and is not worked for longer than a little while.
         """
         self.give_up_short_way()
-        errand = self.errand is not None or bool(self.behind)
+        errand = self.is_on_errand()
         waits = errand or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body)
         if waits:
             self.leaving = True
@@ -313,6 +315,10 @@ class Connection(HttpToolsProtocol):
     def is_resting(self) -> bool:
         """Whether no request is being worked on."""
         return self.errand is None and (self.cycle is None or self.cycle.response_complete)
+
+    def is_on_errand(self) -> bool:
+        """Whether a request goes the short way, or what came behind it is still to be looked at."""
+        return self.errand is not None or bool(self.behind)
 
     def deliver(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
         """The answer to the errand; what has come behind it is next."""
@@ -349,7 +355,7 @@ class Connection(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Errands leave the timer as it is, which looks here what there has been since it was set."""
         left = self.rested + self.timeout_keep_alive - self.loop.time()
-        if self.errand is not None or self.behind or self.opening:
+        if self.is_on_errand() or self.opening:
             self.rest(self.timeout_keep_alive)
         elif left > 0:
             self.rest(left)
@@ -358,7 +364,7 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self.give_up_short_way()
-        if self.errand is None and not self.behind:
+        if not self.is_on_errand():
             super().shutdown()
         self.leaving = True
 
