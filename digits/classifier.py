@@ -5,8 +5,8 @@ The model is one ONNX file that carries everything it needs in its graph and met
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: it is read once
-import onnxruntime as ort
+from digits.runtime import session_of
+from digits.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from digits.imaging import Reading
@@ -27,6 +27,7 @@ CLASSES = 10
 ONE = 1
 BAR = 0.8  # what a candidate read as 1 counts beside others: edges, rulings and rims look like a 1, like no other digit
 SIDE = 28
+SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
 
 
 class ModelError(ValueError):
@@ -48,25 +49,12 @@ class Answer:
     chosen: int
 
 
-def options(threads: int) -> ort.SessionOptions:
-    """Session options for a server that shares its cores: no spinning, no per-shape memory plans."""
-    session = ort.SessionOptions()
-    session.intra_op_num_threads = threads
-    session.inter_op_num_threads = 1
-    session.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session.enable_mem_pattern = False  # a plan is kept for each batch size seen: growth, and no gain in speed
-    session.log_severity_level = 3
-    session.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return session
-
-
 class Classifier:
     """One loaded model. Thread-safe: ONNX Runtime sessions may run concurrently.
 
     `threads` is the number of threads used *inside* one call. One is right for serving, where the cores are better
-    spent on several requests. Raises ModelError where the file is no model or not this kind of model.
+    spent on several requests. `segmenter`, where the file has one, is for digits.imaging to see photographs with.
+    Raises ModelError where the file is no model or not this kind of model.
     """
 
     def __init__(self, model: Path | bytes, threads: int = 1) -> None:
@@ -77,11 +65,12 @@ class Classifier:
             raise ModelError(f"{name} can't be read: {error.strerror}") from error
         self.sha256 = hashlib.sha256(content).hexdigest()
         try:
-            self._session = ort.InferenceSession(content, options(threads), providers=["CPUExecutionProvider"])
+            self._session = session_of(content, threads)
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise ModelError(f"{name} is not a model that ONNX Runtime can load: {_line(error)}") from error
         self._check(name)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.segmenter = self._its_segmenter(name)
         self.threshold = self._number("threshold", DEFAULT_THRESHOLD)
         self.version = self.metadata.get("version") or self.metadata.get("run_id") or self.sha256[:12]
 
@@ -105,6 +94,14 @@ class Classifier:
             )
         if not (np.isfinite(probabilities).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)):
             raise ModelError(f"the probabilities of {name} do not sum to 1 in each row")
+
+    def _its_segmenter(self, name: str) -> Segmenter | None:
+        """The network that finds strokes in photographs, which travels in the metadata; None where there is none."""
+        text = self.metadata.pop(SEGMENTER, None)
+        try:
+            return None if text is None else Segmenter(base64.b64decode(text, validate=True))
+        except ValueError as error:
+            raise ModelError(f"in the metadata of {name}, {error}") from error
 
     def _number(self, key: str, default: float) -> float:
         text = self.metadata.get(key)

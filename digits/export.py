@@ -85,23 +85,31 @@ def to_onnx(net: DigitNet, temperature: float, metadata: Mapping[str, str]) -> b
     # The layout of training is of no use to ONNX Runtime, and would come out as transpositions in the graph.
     served = _Served(copy.deepcopy(net).cpu().eval().to(memory_format=torch.contiguous_format), temperature)
     example = torch.zeros((2, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    return with_metadata(exported(served, example, "images", ["probabilities", "digitness"]), metadata)
+
+
+def exported(net: nn.Module, example: Tensor, source: str, results: list[str]) -> bytes:
+    """A network in evaluation mode as ONNX, with one input and these outputs, all of any length along the first axis.
+
+    `example` is an input (2, …).
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode(False):
         warnings.simplefilter("ignore")  # the exporter's own deprecations, which are not ours to mend
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            served,
+            net,
             (example,),
-            input_names=["images"],
-            output_names=["probabilities", "digitness"],
-            dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+            input_names=[source],
+            output_names=results,
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
         assert program is not None
         onnx.save(_without_traces(program.model_proto), buffer)
-    return with_metadata(buffer.getvalue(), metadata)
+    return buffer.getvalue()
 
 
 def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -194,7 +194,7 @@ class Front:
     def read(self, data: bytes) -> Reading | Refusal:
         """The reading of one file, or why it has none: whatever a decoder trips over is that file's own trouble."""
         try:
-            return read(data, self.limits)
+            return read(data, self.limits, self.current().classifier.segmenter)
         except ImageError as error:
             return Refusal(error.status, error.code, str(error))
         except Exception:

@@ -1,8 +1,9 @@
 """The bytes or pixels of any picture of a digit come in; what the network reads goes out: a few 28×28 candidates as
 MNIST would have them.
 
-Light flattened and ink found (digits.ink), rulings erased (digits.rulings), strokes chosen (digits.shapes), then fitted
-as MNIST's makers did: into 20×20 with anti-aliasing, the centre of mass in the middle of 28×28 (LeCun et al., 1998).
+Light flattened and ink found (digits.ink), rulings erased (digits.rulings), strokes chosen (digits.shapes), and besides
+all of it by a network that has learnt what strokes are (digits.segmenter); then fitted as MNIST's makers did: into
+20×20 with anti-aliasing, the centre of mass in the middle of 28×28 (LeCun et al., 1998).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from digits import ink as inks
 from digits.decoding import ImageError, Limits, decode
 from digits.ink import Bytes, Floats
 from digits.rulings import without_rulings
+from digits.segmenter import Segmenter
 from digits.shapes import JOINED, Shape, components, grouped, rivals
 from digits.thumbnails import SIDE, as_mnist, fit, thumbnail
 
@@ -41,8 +43,8 @@ STROKE, MARKER, BRUSH, HAIR = 0.14, 0.3, 0.6, 0.07
 class Reading:
     """What may be seen in a picture.
 
-    `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 6: the candidates, light ink on black, likeliest first. `crowded`: there are
-    several things as large as a digit. `blank`: there is no ink.
+    `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 7: the candidates, light ink on black, likeliest first; what a segmenter saw is
+    the last. `crowded`: there are several things as large as a digit. `blank`: there is no ink.
     """
 
     images: Bytes
@@ -53,12 +55,13 @@ class Reading:
 BLANK = Reading(np.zeros((1, SIDE, SIDE), np.uint8), blank=True)
 
 
-def read(data: bytes, limits: Limits = Limits()) -> Reading:  # noqa: B008  (frozen)
-    """Reads an image file; raises ImageError as `decode` does."""
-    return interpret(decode(data, limits))
+def read(data: bytes, limits: Limits = Limits(), segmenter: Segmenter | None = None) -> Reading:  # noqa: B008  (frozen)
+    """Reads an image file, with what a model's segmenter sees in it if there is one; raises ImageError as `decode`
+    does."""
+    return interpret(decode(data, limits), segmenter)
 
 
-def interpret(picture: Bytes) -> Reading:
+def interpret(picture: Bytes, segmenter: Segmenter | None = None) -> Reading:
     """Reads pixels, uint8 (h, w) grey or (h, w, 3) RGB, of any size from 1×1. Raises ValueError for anything else."""
     if (
         picture.dtype != np.uint8
@@ -78,7 +81,21 @@ def interpret(picture: Bytes) -> Reading:
         enlarged = as_mnist(picture)
         if enlarged is not None:
             return Reading(enlarged[None])
-    return _photograph(picture)
+    reading = _photograph(picture)
+    if segmenter is None or reading.blank:
+        return reading
+    return _with(reading, segmenter.digit(picture))
+
+
+def _with(reading: Reading, image: Bytes | None) -> Reading:
+    """A reading with one more candidate, unless it has one like it."""
+    if image is None or not all(_differ(image, other) for other in reading.images):
+        return reading
+    return replace(reading, images=np.concatenate((reading.images, image[None])))
+
+
+def _differ(image: Bytes, other: Bytes) -> bool:
+    return float(cv2.absdiff(image, other).mean()) > 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +158,7 @@ def _reading(views: list[_View]) -> Reading:
             if view.tinted and any(_part(shape, other) for other in offered):
                 continue  # where a pen is nearly dry, or dark, it has little colour
             image = _drawn(view, shape)
-            if image.any() and all(float(cv2.absdiff(image, other).mean()) > 6 for other in images):
+            if image.any() and all(_differ(image, other) for other in images):
                 images.append(image)
                 offered.append(shape)
     if not images:

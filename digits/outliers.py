@@ -20,6 +20,7 @@ from digits.handwriting import SIDE, Field, curve, field_of
 from digits.pens import Pen, depth_of
 from digits.photographer import likeness, reads_as_bar_or_ring, reference, shoot
 from digits.scenery import Bytes, Floats
+from digits.segmenter import Segmenter
 from digits.workers import Progress, in_order
 
 Generator = np.random.Generator
@@ -84,8 +85,8 @@ def _framed(grey: Floats, rng: Generator) -> Bytes:
     return image
 
 
-def _candidate(picture: Bytes, rng: Generator) -> Bytes:
-    images = imaging.interpret(picture).images
+def _candidate(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Bytes:
+    images = imaging.interpret(picture, segmenter).images
     return np.asarray(images[rng.integers(len(images))], np.uint8)
 
 
@@ -100,24 +101,23 @@ def drawn_digit(field: Field, rng: Generator) -> Bytes:
     return reference(_drawn(field, rng))
 
 
-def _inked(field: Field, rng: Generator) -> Bytes:
+def _inked(field: Field, rng: Generator, segmenter: Segmenter | None) -> Bytes:
     route = rng.random()
     if route < 0.5:
-        return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, rng)
+        return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, rng, segmenter)
     image = _framed(_drawn(field, rng), rng)
-    return _candidate(image if rng.random() < 0.7 else 255 - image, rng) if route < 0.7 else image
+    return _candidate(image if rng.random() < 0.7 else 255 - image, rng, segmenter) if route < 0.7 else image
 
 
-def _grey(picture: Bytes, rng: Generator) -> Bytes:
+def _grey(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Bytes:
     route = rng.random()
     small = np.asarray(cv2.resize(picture, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
     if route < 0.5:
         return small
     if route < 0.75:
-        return _candidate(small, rng)
-    return _candidate(
-        picture if rng.random() < 0.7 else np.asarray(cv2.resize(picture, None, fx=2, fy=2), np.uint8), rng
-    )
+        return _candidate(small, rng, segmenter)
+    large = picture if rng.random() < 0.7 else np.asarray(cv2.resize(picture, None, fx=2, fy=2), np.uint8)
+    return _candidate(large, rng, segmenter)
 
 
 def _arranged(digits: list[Bytes], rng: Generator) -> Bytes:
@@ -153,7 +153,7 @@ def _square(picture: Bytes) -> Bytes:
     return np.pad(picture, ((top, side - height - top), (left, side - width - left)))
 
 
-def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
+def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None) -> Bytes:
     for _ in range(20):
         chosen = rng.integers(len(images), size=rng.integers(2, 5))
         if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
@@ -168,9 +168,8 @@ def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> By
             )
         else:
             square = _square(picture)
-            candidate = _candidate(
-                square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture, rng
-            )
+            shown = square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture
+            candidate = _candidate(shown, rng, segmenter)
         # Imaging may rightly have picked one of them, a digit over itself or beside a 1 may still be read: no outlier.
         if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.6:
             return candidate
@@ -198,7 +197,7 @@ def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> B
     return np.asarray(cv2.warpAffine(kept, push, (28, 28)), np.uint8)
 
 
-def _scratched(images: Bytes, rng: Generator) -> Bytes:
+def _scratched(images: Bytes, rng: Generator, segmenter: Segmenter | None) -> Bytes:
     field = field_of(images[rng.integers(len(images))])
     left, top, width, height = field.box
     n = int(rng.integers(9, 22))
@@ -219,24 +218,26 @@ def _scratched(images: Bytes, rng: Generator) -> Bytes:
     both = Field(
         np.minimum(field.distance, scratch), np.asarray(edge, np.float32), (float(x), float(y), float(w), float(h))
     )
-    return _inked(both, rng)
+    return _inked(both, rng, segmenter)
 
 
 _NOTHING = Field(np.full((SIDE, SIDE), 1e3, np.float32), None, (20.0, 20.0, 100.0, 100.0))
 
 
-def _make(kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
+def _make(
+    kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None
+) -> Bytes:
     if kind in _INKED:
-        return _inked(_INKED[kind](rng), rng)
+        return _inked(_INKED[kind](rng), rng, segmenter)
     if kind in _GREY:
-        return _grey(_GREY[kind](rng), rng)
+        return _grey(_GREY[kind](rng), rng, segmenter)
     if kind == "several digits":
-        return _several(images, labels, rng)
+        return _several(images, labels, rng, segmenter)
     if kind == "fragments":
         return _fragment(images, labels, rng)
     if kind == "scratched out":
-        return _scratched(images, rng)
-    return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, rng)
+        return _scratched(images, rng, segmenter)
+    return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, rng, segmenter)
 
 
 def _make_one(
@@ -244,11 +245,12 @@ def _make_one(
     labels: npt.NDArray[np.int64],
     kinds: tuple[str, ...],
     shares: npt.NDArray[np.float64],
+    segmenter: Segmenter | None,
     rng: Generator,
 ) -> tuple[Bytes, str]:
     kind = kinds[rng.choice(len(kinds), p=shares)]
     for _ in range(50):
-        image = _make(kind, images, labels, rng)
+        image = _make(kind, images, labels, rng, segmenter)
         # Most of what imaging finds nothing in comes back black: a few of those are enough.
         if (image.any() or rng.random() < 0.2) and not reads_as_bar_or_ring(image):
             break
@@ -264,6 +266,7 @@ def make_outliers(
     kinds: tuple[str, ...] = TRAINED_KINDS,
     workers: int = 2,
     progress: Progress | None = None,
+    segmenter: Segmenter | None = None,
 ) -> tuple[Bytes, list[str]]:
     """Make pictures that hold no single digit: uint8 (count, 28, 28) and each one's kind, in random order.
 
@@ -277,6 +280,6 @@ def make_outliers(
     shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
     shares /= shares.sum()
 
-    make = partial(_make_one, images, labels, tuple(kinds), shares)
+    make = partial(_make_one, images, labels, tuple(kinds), shares, segmenter)
     made = list(in_order(make, count, seed, workers, progress))
     return np.stack([image for image, _ in made]), [kind for _, kind in made]

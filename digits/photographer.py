@@ -16,6 +16,7 @@ from digits.data import Split
 from digits.handwriting import Field
 from digits.pens import depth_of, pick_pen
 from digits.scenery import Bytes, Floats
+from digits.segmenter import Segmenter
 from digits.workers import Progress, in_order
 
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
@@ -225,7 +226,8 @@ def reads_as_bar_or_ring(image: Bytes) -> bool:
     return bool(holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86)
 
 
-def _field(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:
+def field_and_label(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:
+    """One of the digits (n, 28, 28) drawn at random, or one that is written anew, to be photographed."""
     index = int(rng.integers(len(images)))
     label = int(labels[index])
     if rng.random() < WRITTEN_SHARE * (2 if label in (1, 7) else 1):
@@ -238,12 +240,13 @@ def _photograph_one(
     labels: npt.NDArray[np.int64],
     hardness: tuple[float, float],
     keep_lost: float,
+    segmenter: Segmenter | None,
     rng: np.random.Generator,
 ) -> tuple[Bytes, int, Bytes]:
     while True:
-        field, label = _field(images, labels, rng)
+        field, label = field_and_label(images, labels, rng)
         shot = shoot(field, rng, rng.uniform(*hardness))
-        candidates = imaging.interpret(shot.picture).images
+        candidates = imaging.interpret(shot.picture, segmenter).images
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
         if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
@@ -261,15 +264,16 @@ def make_photographs(
     workers: int = 2,
     progress: Progress | None = None,
     keep_lost: float = 0.1,
+    segmenter: Segmenter | None = None,
 ) -> Photographs:
     """Photograph digits drawn at random and bring them back through imaging, as training data.
 
     Of imaging's candidates the one most like the photographed digit is kept. Where even that one's likeness is below
     RECOGNISABLE, imaging has lost the digit and the label would be noise: the sample is kept with probability
-    `keep_lost` only, else another digit is photographed in its place. The same (images, labels, count, seed, hardness)
-    give the same pictures, whatever `workers` is.
+    `keep_lost` only, else another digit is photographed in its place. The same (images, labels, count, seed, hardness,
+    segmenter) give the same pictures, whatever `workers` is.
     """
-    make = partial(_photograph_one, images, labels, hardness, keep_lost)
+    make = partial(_photograph_one, images, labels, hardness, keep_lost, segmenter)
     made = list(in_order(make, count, seed, workers, progress))
     split = Split(np.stack([image for image, _, _ in made]), np.array([label for _, label, _ in made], np.int64))
     return Photographs(split, np.concatenate([beside for _, _, beside in made]))

@@ -34,7 +34,9 @@ def run(parameters: Main) -> None:
                 print("going on where the last run of this command ended")
             logbook.log_start(data, parameters, extra)
             print("material: synthetic photographs and pictures of no digit")
-            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
+            material = prepare(
+                data, parameters.photographs, parameters.outliers, parameters.seed, extra, parameters.device
+            )
             print(f"study: at most {parameters.trials} trials in {parameters.tune_minutes:g} minutes")
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
             print(f"training: {parameters.epochs} epochs")

@@ -1,4 +1,5 @@
-"""What a model learns from and is chosen on: digits, synthetic photographs, pictures of no digit. Cached."""
+"""What a model learns from and is chosen on: digits, synthetic photographs, pictures of no digit; and the network that
+finds the strokes in photographs, through which all of these go. Cached."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from digits import unet
 from digits.data import Data, Split, load
 from digits.fit import TrainingSet
 from digits.outliers import make_outliers
 from digits.photographer import Photographs, make_photographs
+from digits.segmenter import Segmenter
 from digits.settings import cores
 from pipelines import own, provenance
 from pipelines.errors import UserError
@@ -29,16 +32,27 @@ from pipelines.parameters import DataParameters
 
 CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
+ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
+EPOCHS = 4  # of it
 Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A trained segmenter, an ONNX file; `overlap`: how well it finds the strokes of validation photographs, 0..1."""
+
+    model: bytes
+    overlap: float
+
+
+@dataclass(frozen=True)
 class Material:
-    """`validation_photographs` is None where no photographs were asked for."""
+    """`validation_photographs` is None where no photographs were asked for, `segmenter` where few were."""
 
     train: TrainingSet
     validation: Split
     validation_photographs: Split | None
+    segmenter: Trained | None = None
 
 
 def load_data(parameters: DataParameters) -> Data:
@@ -73,42 +87,89 @@ def named(data: Data) -> str:
     return "MNIST" if data.name == "mnist" else "scikit-learn's digits"
 
 
-def prepare(data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None) -> Material:
+def prepare(
+    data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None, device: str = "auto"
+) -> Material:
     """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on.
 
     `extra`, one's own pictures, joins the photographs to train on. What imaging offers beside the digits of these joins
     the pictures of no digit, so that the network learns to tell the right candidate from the others.
     """
-    taken = photographs_of(data.train, photographs, seed, "photographs to train on") if photographs else None
+    trained = segmenter_of(data, photographs // 2, seed, device) if photographs >= ENOUGH else None
+    segmenter = Segmenter(trained.model) if trained else None
+    taken = photographs_of(data.train, photographs, seed, "photographs to train on", segmenter) if photographs else None
     held_out = min(max(photographs // 8, 50), 2_000)
-    chosen_on = photographs_of(data.validation, held_out, seed + 1, "photographs to choose on") if photographs else None
+    chosen_on = (
+        photographs_of(data.validation, held_out, seed + 1, "photographs to choose on", segmenter)
+        if photographs
+        else None
+    )
     none: NDArray[np.uint8] | None = None
     if outliers:
-        none = outliers_of(data.train, outliers, seed, "pictures of no digit")[0]
+        none = outliers_of(data.train, outliers, seed, "pictures of no digit", segmenter=segmenter)[0]
         if taken:
             none = np.concatenate([none, taken.beside])
     photographed = own.joined(taken.digits if taken else None, extra)
     return Material(
-        TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None
+        TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None, trained
     )
 
 
-def photographs_of(digits: Split, count: int, seed: int, label: str) -> Photographs:
+def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
+    """A segmenter that has learnt from so many photographs of its own; a tenth as many of validation digits test it."""
+
+    def make() -> Arrays:
+        parts = {
+            "train": (data.train, count, seed + 2),
+            "validation": (data.validation, max(50, count // 10), seed + 3),
+        }
+        strokes = {}
+        for name, (digits, number, own_seed) in parts.items():
+            with bar("photographs with known strokes", number) as progress:
+                strokes[name] = unet.make_strokes(
+                    digits.images, digits.labels, number, own_seed, workers=cores(), progress=progress
+                )
+        with bar("segmenter", 0) as progress:
+            net = unet.fit(strokes["train"], epochs=EPOCHS, seed=seed, device=device, progress=progress)
+        model = np.frombuffer(unet.to_onnx(net), np.uint8)
+        return {"model": model, "overlap": np.array(unet.overlap(net, strokes["validation"]))}
+
+    facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
+    arrays = cached("segmenter", ("digits.unet",), facts, make)
+    return Trained(arrays["model"].tobytes(), float(arrays["overlap"]))
+
+
+def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None) -> Photographs:
     """Synthetic photographs of these digits as imaging hands them over."""
 
     def make() -> Arrays:
         with bar(label, count) as progress:
-            made = make_photographs(digits.images, digits.labels, count, seed, workers=cores(), progress=progress)
+            made = make_photographs(
+                digits.images,
+                digits.labels,
+                count,
+                seed,
+                workers=cores(),
+                progress=progress,
+                segmenter=segmenter,
+            )
         return {"images": made.digits.images, "labels": made.digits.labels, "beside": made.beside}
 
-    arrays = cached("photographs", ("digits.photographer",), [fingerprint(digits), count, seed], make)
+    arrays = cached(
+        "photographs", ("digits.photographer",), [fingerprint(digits), count, seed, named_by(segmenter)], make
+    )
     images, labels, beside = (arrays[name] for name in ("images", "labels", "beside"))
     split = Split(np.asarray(images, np.uint8), np.asarray(labels, np.int64))
     return Photographs(split, np.asarray(beside, np.uint8))
 
 
 def outliers_of(
-    digits: Split, count: int, seed: int, label: str, kinds: tuple[str, ...] = ()
+    digits: Split,
+    count: int,
+    seed: int,
+    label: str,
+    kinds: tuple[str, ...] = (),
+    segmenter: Segmenter | None = None,
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """Pictures uint8 (count, 28, 28) that are no single digit, and the kind of each; by default kinds to train on."""
 
@@ -116,11 +177,19 @@ def outliers_of(
         chosen = {"kinds": kinds} if kinds else {}
         with bar(label, count) as progress:
             images, names = make_outliers(
-                digits.images, digits.labels, count, seed, workers=cores(), progress=progress, **chosen
+                digits.images,
+                digits.labels,
+                count,
+                seed,
+                workers=cores(),
+                progress=progress,
+                segmenter=segmenter,
+                **chosen,
             )
         return {"images": images, "kinds": np.array(names)}
 
-    arrays = cached("outliers", ("digits.outliers",), [fingerprint(digits), count, seed, *kinds], make)
+    facts = [fingerprint(digits), count, seed, named_by(segmenter), *kinds]
+    arrays = cached("outliers", ("digits.outliers",), facts, make)
     return np.asarray(arrays["images"], np.uint8), [str(kind) for kind in arrays["kinds"]]
 
 
@@ -143,6 +212,10 @@ def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Calla
     return arrays
 
 
+def named_by(segmenter: Segmenter | None) -> str:
+    return segmenter.sha256 if segmenter else "no segmenter"
+
+
 def fingerprint(split: Split) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(split.images).tobytes())
     digest.update(np.ascontiguousarray(split.labels).tobytes())
@@ -155,7 +228,8 @@ class bar:
     def __init__(self, label: str, count: int) -> None:
         self._bar = tqdm(total=count, desc=label, unit="", leave=False, disable=None)
 
-    def __call__(self, done: int, _: int) -> None:
+    def __call__(self, done: int, count: int) -> None:
+        self._bar.total = count
         self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> bar:

@@ -81,7 +81,7 @@ class Reader:
     def _read(self, name: str) -> Reading | str:
         limits = Limits()
         try:
-            return imaging.read(self._source.read(name, limits.max_bytes + 1), limits)
+            return imaging.read(self._source.read(name, limits.max_bytes + 1), limits, self._classifier.segmenter)
         except ImageError as error:
             return str(error)
         except OSError as error:

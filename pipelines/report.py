@@ -25,6 +25,7 @@ from digits.imaging import ImageError, Reading
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import photograph
+from digits.segmenter import Segmenter
 from digits.settings import cores
 from digits.workers import in_order
 from pipelines import inputs, own
@@ -161,7 +162,7 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
         for level in range(SEVERITIES):
             rng = np.random.default_rng([SEED, place, level])
             spoilt = corrupt(digits.images, level + 1, rng)
-            readings = [imaging.interpret(image) for image in spoilt]
+            readings = [imaging.interpret(image, classifier.segmenter) for image in spoilt]
             facts = fingerprint(Split(spoilt, digits.labels))
             digest.update(facts.encode())
             answers.append(_decided(classifier, name, "corruption", readings, digits.labels, facts, spoilt))
@@ -174,19 +175,23 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
 
 
 def _photographed(
-    images: Images, labels: NDArray[np.int64], hardness: tuple[float, float], rng: np.random.Generator
+    images: Images,
+    labels: NDArray[np.int64],
+    hardness: tuple[float, float],
+    segmenter: Segmenter | None,
+    rng: np.random.Generator,
 ) -> tuple[bytes, Reading, int]:
     chosen = int(rng.integers(len(labels)))
     picture = photograph(images[chosen], rng, rng.uniform(*hardness))
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])[
         1
     ].tobytes()
-    return encoded, imaging.read(encoded), int(labels[chosen])
+    return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
 
 
 def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], name: str) -> Answers:
     """As many synthetic photographs as digits, sent as JPEG."""
-    make = partial(_photographed, digits.images, digits.labels, hardness)
+    make = partial(_photographed, digits.images, digits.labels, hardness, classifier.segmenter)
     with bar(name, len(digits)) as progress:
         made = list(in_order(make, len(digits), SEED, cores(), progress))
     facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()
@@ -203,7 +208,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     unreadable = []
     with ThreadPoolExecutor(cores()) as pool, bar(labelled.name, len(files)) as progress:
         for done, (file, label, (content, reading)) in enumerate(
-            zip(files, labels, pool.map(_read, files), strict=True)
+            zip(files, labels, pool.map(partial(_read, segmenter=classifier.segmenter), files), strict=True)
         ):
             digest.update(content + bytes([label]))
             if not isinstance(reading, Reading):
@@ -215,11 +220,11 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     return Answers(**{**vars(answers), "unreadable": tuple(unreadable)})
 
 
-def _read(file: Path) -> tuple[bytes, Reading | ImageError | OSError]:
+def _read(file: Path, segmenter: Segmenter | None) -> tuple[bytes, Reading | ImageError | OSError]:
     content = b""
     try:
         content = file.read_bytes()
-        return hashlib.sha256(content).digest(), imaging.read(content)
+        return hashlib.sha256(content).digest(), imaging.read(content, segmenter=segmenter)
     except (ImageError, OSError) as error:
         return hashlib.sha256(content).digest(), error
 
@@ -257,7 +262,7 @@ def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Ro
     true_scores = digitness * clean.probabilities.max(axis=1)
     rows = []
     for label, kinds in NOT_DIGITS.items():
-        images, names = outliers_of(digits, len(digits), SEED, label, kinds)
+        images, names = outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
         probabilities, digitness = _scores(classifier, images)
         scores = digitness * probabilities.max(axis=1)
         refused = scores < classifier.threshold

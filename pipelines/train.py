@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from digits import export
+from digits.classifier import SEGMENTER
 from digits.data import Data, Split
 from digits.fit import EpochReport, Recipe, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
@@ -71,7 +73,7 @@ def run(parameters: Train) -> None:
     with open_job("train", parameters, own.fingerprint_of_all(data.fingerprint, extra)) as job:
         chosen, source = job.step("recipe", lambda: chosen_recipe(parameters.recipe, data))
         recipe = Recipe(**chosen)
-        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
+        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, parameters.device)
         trained = train(job, data, material, recipe, parameters, extra, tags={"recipe_from": source})
         number = job.step("version", lambda: registry.register(trained))
     print(
@@ -217,6 +219,9 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     threshold = math.floor(1e6 * threshold_for(belief(outcome)[right], REFUSED)) / 1e6
     facts = {"temperature": temperature, "threshold": threshold, "precision": precision, "form": form, **cost}
     metadata = {"threshold": f"{threshold:.6f}", "precision": precision, "form": form}
+    if material.segmenter:
+        metadata[SEGMENTER] = base64.b64encode(material.segmenter.model).decode()
+        facts["segmenter_overlap"] = material.segmenter.overlap
     return Built(export.with_metadata(chosen, metadata), facts)
 
 

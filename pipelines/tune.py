@@ -70,7 +70,9 @@ def run(parameters: Tune) -> None:
     with open_job("tune", parameters, fingerprint) as job:
         with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data, extra)):
             logbook.log_start(data, parameters, extra)
-            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra)
+            material = prepare(
+                data, parameters.photographs, parameters.outliers, parameters.seed, extra, parameters.device
+            )
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
 

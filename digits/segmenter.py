@@ -1,0 +1,105 @@
+"""A photograph comes in; the strokes of its digit, as a small network sees them, go out.
+
+digits.ink and digits.shapes know pens, shadows and rulings by rules. The network has learnt them from photographs whose
+strokes are known (digits.unet), and sees what rules miss: a digit under a shadow's edge, on squares, beside writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from digits.ink import Bytes, Floats
+from digits.runtime import session_of
+from digits.thumbnails import fit
+
+SIDE = 128  # the network looks at squares of this size
+CLOSER = 0.47  # a digit that takes less of the picture is looked at again, alone
+ROUND = 1.7  # how far around it, in its own size
+SURE = 0.5
+SPECK = 0.08  # a part smaller than this share of the largest is none
+
+
+def reduced(picture: Bytes) -> tuple[Bytes, tuple[int, int]]:
+    """What the network looks at: uint8 (3, SIDE, SIDE), the picture's Y, Cr and Cb with its long side reduced to SIDE
+    and its last row and column repeated; and how much of that, height and width, is the picture."""
+    height, width = picture.shape[:2]
+    scale = SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = np.asarray(
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8
+    )
+    parts = cv2.cvtColor(small if small.ndim == 3 else cv2.cvtColor(small, cv2.COLOR_GRAY2RGB), cv2.COLOR_RGB2YCrCb)
+    below, beside = SIDE - size[1], SIDE - size[0]
+    square = cv2.copyMakeBorder(parts, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(square.transpose(2, 0, 1)), (size[1], size[0])
+
+
+class Segmenter:
+    """A network that tells the digit's strokes from all else. Thread-safe, and can be sent to another process.
+
+    `model` is what `digits.unet.to_onnx` gives. Raises ValueError where it is none.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        try:
+            self._session = session_of(model)
+            found = self._session.run(["strokes"], {"pictures": np.zeros((1, 3, SIDE, SIDE), np.uint8)})[0]
+        except Exception as error:  # ONNX Runtime raises a dozen types of its own
+            raise ValueError(f"the segmenter can't be used: {' '.join(str(error).split())[:200]}") from error
+        if found.shape != (1, SIDE, SIDE) or not np.isfinite(found).all():
+            raise ValueError(f"the segmenter gives {found.shape}, expected finite numbers of (1, {SIDE}, {SIDE})")
+
+    def __reduce__(self) -> tuple[type[Segmenter], tuple[bytes]]:
+        return Segmenter, (self._model,)
+
+    def strokes(self, picture: Bytes) -> Floats:
+        """How likely each pixel is the digit's: float32 (h, w), 0..1, of the picture with its long side SIDE.
+
+        `picture` is uint8 (height, width) grey or (height, width, 3) RGB.
+        """
+        square, (height, width) = reduced(picture)
+        found: NDArray[np.float32] = self._session.run(["strokes"], {"pictures": square[None]})[0]
+        return found[0, :height, :width]
+
+    def digit(self, picture: Bytes) -> Bytes | None:
+        """The digit of a picture as MNIST would have it, uint8 (28, 28); None where there are no strokes."""
+        strokes = self.strokes(picture)
+        found = _main(strokes)
+        if found is None:
+            return None
+        x, y, w, h = found[1]
+        if max(w, h) < CLOSER * SIDE:
+            scale = max(picture.shape[:2]) / max(strokes.shape)
+            reach = max(ROUND * max(w, h) * scale, 24.0) / 2
+            left, top = (max(0, int((at + size / 2) * scale - reach)) for at, size in ((x, w), (y, h)))
+            right, bottom = (int((at + size / 2) * scale + reach) + 1 for at, size in ((x, w), (y, h)))
+            closer = self.strokes(picture[top:bottom, left:right])
+            strokes, found = (closer, again) if (again := _main(closer)) is not None else (strokes, found)
+        mask, (x, y, w, h) = found
+        margin = 3
+        part = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
+        ink = strokes[part] * cv2.dilate(mask[part], np.ones((3, 3), np.uint8))
+        solid = np.pad((ink > SURE).astype(np.uint8), 1)
+        area, inner = int(solid.sum()), int(cv2.erode(solid, np.ones((3, 3), np.uint8)).sum())
+        image = fit(np.asarray(ink, np.float32), 2.0 * area / max(area - inner, 1))
+        return image if image.any() else None
+
+
+def _main(strokes: Floats) -> tuple[Bytes, tuple[int, int, int, int]] | None:
+    """The strokes that are more than specks: their mask (h, w), and their box: left, top, width, height."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((strokes > SURE).astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if not len(areas):
+        return None
+    kept = np.concatenate(([False], areas > max(6, SPECK * areas.max())))
+    mask = kept[labels].astype(np.uint8)
+    if not mask.any():
+        return None
+    x, y, w, h = cv2.boundingRect(mask)
+    return mask, (x, y, w, h)
