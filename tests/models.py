@@ -10,20 +10,43 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+def _built(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    source: tuple[str, list[str | int]],
+    results: dict[str, list[str | int]],
+) -> onnx.ModelProto:
+    """A model with one input of uint8 and outputs of float32."""
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 28, 28])],
-        [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 10]),
-            helper.make_tensor_value_info("digitness", TensorProto.FLOAT, ["n"]),
-        ],
+        [helper.make_tensor_value_info(source[0], TensorProto.UINT8, source[1])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in results.items()],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    results: dict[str, list[str | int]] = {"probabilities": ["n", 10], "digitness": ["n"]}
+    model = _built(nodes, constants, ("images", ["n", 28, 28]), results)
     helper.set_model_props(model, metadata)
     return model.SerializeToString()
+
+
+def tiny_segmenter(side: int = 128) -> bytes:
+    """Takes for strokes what is clearly darker than the picture as a whole."""
+    nodes = [
+        helper.make_node("Cast", ["pictures"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["pixels", "first"], ["light"], axis=1),
+        helper.make_node("ReduceMean", ["light"], ["mean"], axes=[1, 2]),
+        helper.make_node("Sub", ["mean", "light"], ["darker"]),
+        helper.make_node("Sub", ["darker", "least"], ["clearly"]),
+        helper.make_node("Sigmoid", ["clearly"], ["strokes"]),
+    ]
+    constants = {"first": np.array(0, np.int64), "least": np.array(30, np.float32)}
+    shape: tuple[str, list[str | int]] = ("pictures", ["n", 3, side, side])
+    return _built(nodes, constants, shape, {"strokes": ["n", side, side]}).SerializeToString()
 
 
 def tiny_model(seed: int = 0, threshold: float = 0.5, **metadata: str) -> bytes:

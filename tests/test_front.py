@@ -129,7 +129,7 @@ def test_a_body_is_copied_no_more_often_than_its_way_in_needs(
     """Pieces are put together, a form's part is cut out."""
     reached: list[int] = []
 
-    def refused(data: bytes, _: Any) -> Any:
+    def refused(data: bytes, *_: Any) -> Any:
         reached.append(len(data))
         raise ImageError("not_an_image", "counted")
 
@@ -201,7 +201,7 @@ def test_nothing_stays_reserved_after_any_ending(build: Callable[..., Front], mo
 def test_one_broken_decoder_is_that_picture_s_own_trouble(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def read(data: bytes, limits: Any) -> Any:
+    def read(data: bytes, *_: Any) -> Any:
         raise MemoryError if data == b"bomb" else front_module.ImageError("not_an_image", "no", 400)
 
     monkeypatch.setattr(front_module, "read", read)

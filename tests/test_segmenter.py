@@ -1,0 +1,143 @@
+"""The network that finds strokes: what goes into it, what is made of what comes out, and how it travels."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from digits.classifier import Classifier, ModelError
+from digits.imaging import MOST, interpret
+from digits.segmenter import SIDE, Segmenter, reduced
+from tests.models import tiny_model, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(tiny_segmenter())
+
+
+def page(height: int, width: int, *strokes: tuple[tuple[int, int], tuple[int, int]], pen: int = 6) -> np.ndarray:
+    """Pale paper with straight dark strokes, each from one (x, y) to another: uint8 (h, w, 3)."""
+    picture = np.full((height, width, 3), 220, np.uint8)
+    for start, end in strokes:
+        cv2.line(picture, start, end, (30, 30, 30), pen, cv2.LINE_AA)
+    return picture
+
+
+def seven(height: int, width: int, left: int, top: int, size: int) -> np.ndarray:
+    corner = left + size // 2, top
+    return page(height, width, ((left, top), corner), (corner, (left + size // 6, top + size)), pen=max(3, size // 12))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(480, 640, (96, 128)), (60, 30, (128, 64)), (1, 300, (1, 128)), (128, 128, (128,) * 2)],
+)
+def test_a_picture_keeps_its_sides_ratio_and_its_rim_is_repeated(
+    height: int, width: int, expected: tuple[int, int]
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    square, size = reduced(picture)
+    assert (square.dtype, square.shape, size) == (np.uint8, (3, SIDE, SIDE), expected)
+    if size[0] < SIDE:
+        np.testing.assert_array_equal(
+            square[:, size[0] :], np.repeat(square[:, size[0] - 1 : size[0]], SIDE - size[0], 1)
+        )
+    if size[1] < SIDE:
+        rim = square[:, :, size[1] - 1 : size[1]]
+        np.testing.assert_array_equal(square[:, :, size[1] :], np.repeat(rim, SIDE - size[1], 2))
+
+
+def test_grey_pictures_look_like_coloured_ones_without_colour() -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (50, 70), np.uint8)
+    np.testing.assert_array_equal(reduced(grey)[0], reduced(np.repeat(grey[..., None], 3, 2))[0])
+    assert (reduced(grey)[0][1:] == 128).all()
+
+
+def test_strokes_are_where_the_ink_is(segmenter: Segmenter) -> None:
+    strokes = segmenter.strokes(page(256, 192, ((40, 60), (150, 60))))
+    assert strokes.shape == (128, 96)
+    assert strokes[30, 30:70].min() > 0.5
+    assert strokes[45:].max() < 0.5
+
+
+@pytest.mark.parametrize("size", [300, 120, 40])
+def test_a_digit_comes_out_as_mnist_has_it_however_small_it_is(segmenter: Segmenter, size: int) -> None:
+    image = segmenter.digit(seven(400, 400, 60, 50, size))
+    assert image is not None
+    assert (image.dtype, image.shape) == (np.uint8, (28, 28))
+    _, _, width, height = cv2.boundingRect((image > 80).astype(np.uint8))
+    assert 18 <= max(width, height) <= 21
+    alone = interpret(seven(400, 400, 60, 50, 300)).images[0]
+    assert np.corrcoef(image.ravel(), alone.ravel())[0, 1] > 0.8
+
+
+def test_what_is_small_is_looked_at_twice_and_what_is_large_once(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[int, ...]] = []
+    strokes = Segmenter.strokes
+    monkeypatch.setattr(
+        Segmenter, "strokes", lambda self, picture: looked.append(picture.shape) or strokes(self, picture)
+    )
+    segmenter.digit(seven(400, 400, 60, 50, 300))
+    assert looked == [(400, 400, 3)]
+    segmenter.digit(seven(400, 400, 300, 310, 60))
+    assert looked[1] == (400, 400, 3)
+    assert max(looked[2]) < 130
+
+
+def test_specks_are_no_digit_and_do_not_belong_to_one(segmenter: Segmenter) -> None:
+    assert segmenter.digit(page(200, 200)) is None
+    assert segmenter.digit(page(200, 200, ((50, 50), (51, 50)), pen=1)) is None
+    clean = seven(400, 400, 60, 50, 300)
+    dirty = clean.copy()
+    dirty[380:390, 380:390] = 30
+    np.testing.assert_array_equal(segmenter.digit(dirty), segmenter.digit(clean))
+
+
+def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segmenter: Segmenter) -> None:
+    plain = seven(300, 300, 60, 50, 180)
+    assert len(interpret(plain, segmenter).images) == len(interpret(plain).images) == 1
+
+    class Another(Segmenter):
+        def digit(self, _: np.ndarray) -> np.ndarray:
+            return np.full((28, 28), 90, np.uint8)
+
+    more = interpret(plain, Another(tiny_segmenter())).images
+    assert len(more) == 2 <= MOST + 1
+    np.testing.assert_array_equal(more[0], interpret(plain).images[0])
+    assert (more[1] == 90).all()
+
+
+def test_thumbnails_and_blank_pages_never_reach_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def digit(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Segmenter, "digit", digit)
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    for picture in (noise, page(300, 300), np.zeros((500, 500), np.uint8)):
+        interpret(picture, segmenter)
+
+
+def test_it_travels_in_the_model_file_and_to_other_processes(segmenter: Segmenter) -> None:
+    assert Classifier(tiny_model()).segmenter is None
+    carried = Classifier(tiny_model(segmenter=base64.b64encode(tiny_segmenter()).decode()))
+    assert "segmenter" not in carried.metadata
+    picture = seven(300, 300, 60, 50, 180)
+    for other in (carried.segmenter, pickle.loads(pickle.dumps(segmenter))):
+        assert other is not None
+        assert other.sha256 == segmenter.sha256
+        np.testing.assert_array_equal(other.strokes(picture), segmenter.strokes(picture))
+
+
+@pytest.mark.parametrize(
+    "text", ["no base64!", base64.b64encode(b"no model").decode(), base64.b64encode(tiny_segmenter(64)).decode()]
+)
+def test_a_model_with_a_segmenter_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="in the metadata of model"):
+        Classifier(tiny_model(segmenter=text))
