@@ -1,7 +1,7 @@
-"""How long imaging takes for the pictures that arrive, on one core: `python -m benchmarks.bench_imaging [runs]`.
+"""How long imaging takes for pictures as they arrive, on one core: `python -m benchmarks.bench_imaging [runs [model]]`.
 
 Prints one row for each kind of picture: the number of runs, the median and the 10th to 90th percentile of processor
-time, in milliseconds, for decoding and for everything.
+time, in milliseconds, for decoding, for everything by rules and, where a model.onnx is named, with its segmenter.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from digits.classifier import Classifier
 from digits.imaging import decode, read
 
 
@@ -71,15 +74,18 @@ def milliseconds(work: Callable[[], object], runs: int) -> np.ndarray:
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     print(f"{platform.machine()}, OpenCV {cv2.__version__}, one thread; processor time in ms: median (10th to 90th)")
-    print("| picture | bytes | n | decode | decode and interpret |\n|---|---|---|---|---|")
+    works: dict[str, Callable[[bytes], object]] = {"decode": decode, "decode and interpret": read}
+    if len(sys.argv) > 2:
+        works["with the segmenter"] = partial(read, segmenter=Classifier(Path(sys.argv[2])).segmenter)
+    print(f"| picture | bytes | n | {' | '.join(works)} |\n|---|---|---|{'---|' * len(works)}")
     for name, make in CASES.items():
         data = make()
         count = max(5, runs // 5) if len(data) > 500_000 else runs
         cells = []
-        for work in (decode, read):
-            low, middle, high = np.percentile(milliseconds(lambda w=work, d=data: w(d), count), (10, 50, 90))  # type: ignore[misc]
+        for work in works.values():
+            low, middle, high = np.percentile(milliseconds(partial(work, data), count), (10, 50, 90))
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-        print(f"| {name} | {len(data):,} | {count} | {cells[0]} | {cells[1]} |", flush=True)
+        print(f"| {name} | {len(data):,} | {count} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import subprocess
 import sys
@@ -33,19 +34,23 @@ class Inputs:
 def prepare(folder: Path, weights: Path | None, form: str) -> str:
     """Fills the folder with net.pt, fp32.onnx, int8.onnx, an MLflow model and two BentoML stores.
 
-    `form` is that of all models: thin, as ours is served, or whole, layer for layer the figure's. Gives where the
-    weights came from.
+    `form` is that of all models: thin, as ours is served, or whole, layer for layer the figure's. The segmenter that
+    lies beside the weights goes into the ONNX files. Gives where the weights came from.
     """
     import torch
     from safetensors.torch import load_file
 
     from digits import export
+    from digits.classifier import SEGMENTER
     from digits.network import DigitNet
 
     source = weights or champion_weights()
     net = DigitNet(0.0)
     net.load_state_dict(load_file(source))
     metadata = {"threshold": "0.5", "precision": "fp32"}
+    segmenter = source.with_name("segmenter.onnx")
+    if segmenter.exists():
+        metadata[SEGMENTER] = base64.b64encode(segmenter.read_bytes()).decode()
     served = net.eval() if form == "whole" else export.factorise(net, some_digits(1_797))
     torch.save(served, folder / "net.pt")  # the same form for all: a lighter one is no merit of a server
     exact = export.to_onnx(served, 1.0, metadata)
@@ -79,7 +84,7 @@ def champion_weights() -> Path:
     client = mlflow.MlflowClient()
     try:
         run = client.get_model_version_by_alias("digits", "champion").run_id
-        return Path(mlflow.artifacts.download_artifacts(f"runs:/{run}/weights/model.safetensors"))
+        return Path(mlflow.artifacts.download_artifacts(f"runs:/{run}/weights")) / "model.safetensors"
     except Exception as error:
         raise SystemExit(f"no champion's weights ({error}); train first, or pass --weights FILE.safetensors") from None
 

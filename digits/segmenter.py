@@ -1,7 +1,7 @@
 """A photograph comes in; the strokes of its digit, as a small network sees them, go out.
 
 digits.ink and digits.shapes know pens, shadows and rulings by rules. The network has learnt them from photographs whose
-strokes are known (digits.unet), and sees what rules miss: a digit under a shadow's edge, on squares, beside writing.
+strokes are known (digits.pyramid), and sees what rules miss: a digit under a shadow's edge, on squares, beside writing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def reduced(picture: Bytes) -> tuple[Bytes, tuple[int, int]]:
 class Segmenter:
     """A network that tells the digit's strokes from all else. Thread-safe, and can be sent to another process.
 
-    `model` is what `digits.unet.to_onnx` gives. Raises ValueError where it is none.
+    `model` is what `digits.pyramid.to_onnx` gives. Raises ValueError where it is none.
     """
 
     def __init__(self, model: bytes) -> None:

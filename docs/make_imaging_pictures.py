@@ -1,4 +1,5 @@
-"""Draws docs/images/imaging-*.png, one for each stage: `python docs/make_imaging_pictures.py [folder with MNIST]`."""
+"""Draws docs/images/imaging-*.png, one for each stage:
+`python docs/make_imaging_pictures.py [folder with MNIST [model.onnx]]`; without a model, all but the segmenter's."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from digits import imaging
+from digits.classifier import Classifier
 from digits.data import load
 from digits.ink import Page, noise_floor, scaled
 from digits.rulings import find_rulings, without_rulings
@@ -51,6 +53,25 @@ def marker(digit: np.ndarray) -> np.ndarray:
     picture = picture * (1 - ink) + np.array((190, 55, 45), np.float32) * ink
     row, column = np.mgrid[:240, :240]
     light = np.where(row + 0.6 * column < 190, 0.42, 1)[..., None]
+    noisy = cv2.GaussianBlur(picture * light, (0, 0), 1) + rng.normal(0, 3, picture.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def desk(digit: np.ndarray) -> np.ndarray:
+    """A validation digit in pencil, small, on squares, over writing, a hard shadow across it, 400 × 400."""
+    rng = np.random.default_rng(4)
+    picture = np.full((400, 400, 3), (226, 222, 208), np.float32)
+    for place in range(10, 400, 26):
+        cv2.line(picture, (0, place), (399, place + 7), (150, 170, 200), 1, cv2.LINE_AA)
+        cv2.line(picture, (place, 0), (place - 7, 399), (150, 170, 200), 1, cv2.LINE_AA)
+    for place in range(120, 330, 15):
+        cv2.line(picture, (place, 262), (place + 5, 280), (90, 90, 96), 3, cv2.LINE_AA)
+    ink = cv2.resize(digit.astype(np.float32), (150, 150), interpolation=cv2.INTER_CUBIC)[..., None]
+    strokes = np.clip((cv2.GaussianBlur(ink, (0, 0), 2)[..., None] - 120) / 50, 0, 1) * 0.62
+    part = picture[110:260, 150:300]
+    part[:] = part * (1 - strokes) + np.array((60, 60, 66), np.float32) * strokes
+    row, column = np.mgrid[:400, :400]
+    light = np.where(row - 0.8 * column < 10, 1, 0.5)[..., None]
     noisy = cv2.GaussianBlur(picture * light, (0, 0), 1) + rng.normal(0, 3, picture.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
@@ -120,6 +141,15 @@ def main() -> None:
     cv2.polylines(hairline, [np.array([[80, 60], [210, 60], [130, 250]])], False, 0, 1, cv2.LINE_AA)
     part = (255 - hairline.astype(np.float32)) / 255
     save("fit", hairline, fit(part), fit(part, 1.5), imaging.interpret(squared).images[0])
+
+    segmenter = Classifier(Path(sys.argv[2])).segmenter if len(sys.argv) > 2 else None
+    if segmenter:
+        photo = desk(five)
+        digit = segmenter.digit(photo)
+        assert digit is not None
+        seen = segmenter.strokes(photo), segmenter.strokes(photo[100:270, 140:310])
+        found = [(255 - 255 * strokes).astype(np.uint8) for strokes in seen]
+        save("segmenter", photo, imaging.interpret(photo).images[0], *found, digit)
 
 
 if __name__ == "__main__":

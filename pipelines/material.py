@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from digits import unet
+from digits import pyramid
 from digits.data import Data, Split, load
 from digits.fit import TrainingSet
 from digits.outliers import make_outliers
@@ -33,7 +33,7 @@ from pipelines.parameters import DataParameters
 CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
 ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
-EPOCHS = 4  # of it
+EPOCHS = 8  # of it
 Arrays = dict[str, NDArray[np.generic]]
 
 
@@ -126,16 +126,16 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         strokes = {}
         for name, (digits, number, own_seed) in parts.items():
             with bar("photographs with known strokes", number) as progress:
-                strokes[name] = unet.make_strokes(
+                strokes[name] = pyramid.make_strokes(
                     digits.images, digits.labels, number, own_seed, workers=cores(), progress=progress
                 )
         with bar("segmenter", 0) as progress:
-            net = unet.fit(strokes["train"], epochs=EPOCHS, seed=seed, device=device, progress=progress)
-        model = np.frombuffer(unet.to_onnx(net), np.uint8)
-        return {"model": model, "overlap": np.array(unet.overlap(net, strokes["validation"]))}
+            net = pyramid.fit(strokes["train"], epochs=EPOCHS, seed=seed, device=device, progress=progress)
+        model = np.frombuffer(pyramid.to_onnx(net), np.uint8)
+        return {"model": model, "overlap": np.array(pyramid.overlap(net, strokes["validation"]))}
 
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
-    arrays = cached("segmenter", ("digits.unet",), facts, make)
+    arrays = cached("segmenter", ("digits.pyramid",), facts, make)
     return Trained(arrays["model"].tobytes(), float(arrays["overlap"]))
 
 

@@ -137,6 +137,9 @@ def train(
         mlflow.set_tag("trained_at", facts["trained_at"])
         mlflow.log_figure(pictures.curves(_reports(job)), "training/curves.png")
         mlflow.log_artifact(str(job.folder / "model.safetensors"), "weights")
+        if material.segmenter:
+            write(job.folder / "segmenter.onnx", material.segmenter.model)
+            mlflow.log_artifact(str(job.folder / "segmenter.onnx"), "weights")
         model_id, sha256 = log_model(built.model, run.info.run_id)
         mlflow.set_tags({"model_id": model_id, "sha256": sha256})
     return dict(job.note("trained", {"run_id": run.info.run_id, "model_id": model_id, "sha256": sha256}))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from digits import unet
+from digits import pyramid
+from digits.pyramid import Pyramid, Strokes, make_strokes
 from digits.segmenter import SIDE, Segmenter
-from digits.unet import Strokes, UNet, make_strokes
 from tests.test_photographer import IMAGES, LABELS
 
 
@@ -35,25 +35,25 @@ def test_the_same_seed_gives_the_same_pictures_and_the_same_network(strokes: Str
     again = make_strokes(IMAGES, LABELS, 96, seed=0, workers=1)
     np.testing.assert_array_equal(again.pictures, strokes.pictures)
     few = Strokes(strokes.pictures[:32], strokes.ink[:32])
-    first, second, other = (unet.fit(few, epochs=1, seed=seed, device="cpu").state_dict() for seed in (0, 0, 1))
+    first, second, other = (pyramid.fit(few, epochs=1, seed=seed, device="cpu").state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_training_teaches_it_what_strokes_are_and_tells_how_far_it_is(strokes: Strokes) -> None:
     told: list[tuple[int, int]] = []
-    net = unet.fit(strokes, epochs=8, seed=0, device="cpu", progress=lambda done, steps: told.append((done, steps)))
-    steps = 8 * (len(strokes.pictures) // unet.BATCH)
+    net = pyramid.fit(strokes, epochs=8, seed=0, device="cpu", progress=lambda done, steps: told.append((done, steps)))
+    steps = 8 * (len(strokes.pictures) // pyramid.BATCH)
     assert told == [(step + 1, steps) for step in range(steps)]
     assert not net.training
     unseen = make_strokes(IMAGES[::-1], LABELS[::-1], 40, seed=7, workers=1)
     torch.manual_seed(0)
-    assert unet.overlap(net, unseen) > unet.overlap(UNet().eval(), unseen) + 0.15
+    assert pyramid.overlap(net, unseen) > pyramid.overlap(Pyramid().eval(), unseen) + 0.15
 
 
 def test_the_file_says_what_the_network_says(strokes: Strokes) -> None:
-    net = unet.fit(strokes, epochs=1, seed=0, device="cpu")
-    segmenter = Segmenter(unet.to_onnx(net))
+    net = pyramid.fit(strokes, epochs=1, seed=0, device="cpu")
+    segmenter = Segmenter(pyramid.to_onnx(net))
     picture = strokes.pictures[0]
     with torch.inference_mode():
         expected = torch.sigmoid(net(torch.from_numpy(picture[None])))[0].numpy()

@@ -1,6 +1,7 @@
 """The network of digits.segmenter: photographs whose strokes are known come in, its trained ONNX file goes out.
 
-A U-Net (Ronneberger et al., arXiv:1505.04597) that works on half the pixels: 128×128 in, what each pixel is out.
+A feature pyramid (Lin et al., arXiv:1612.03144): five times down to half the size, four times up again, where what was
+seen at that size is added; the last step gives four pixels at each place.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Stage(nn.Sequential):
         )
 
 
-class UNet(nn.Module):
+class Pyramid(nn.Module):
     """Pictures uint8 (n, 3, SIDE, SIDE) of Y, Cr and Cb in, logits (n, SIDE, SIDE) of "this is a stroke" out."""
 
     def __init__(self) -> None:
@@ -52,7 +53,11 @@ class UNet(nn.Module):
             nn.Sequential(Stage(before, width, 2), Stage(width, width))
             for before, width in zip((3, *widths), widths, strict=False)
         )
-        self.up = nn.ModuleList(Stage(deeper + width, width) for width, deeper in zip(WIDTHS, widths[1:], strict=True))
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(deeper, width, kernel_size=1, bias=False)
+            for width, deeper in zip(WIDTHS, widths[1:], strict=True)
+        )
+        self.up = nn.ModuleList(Stage(width, width) for width in WIDTHS)
         self.output = nn.Conv2d(WIDTHS[0], 4, kernel_size=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -64,8 +69,8 @@ class UNet(nn.Module):
         for stage in self.down:
             seen.append(stage(seen[-1]))
         whole = seen.pop()
-        for stage in reversed(self.up):
-            whole = stage(torch.cat((F.interpolate(whole, scale_factor=2.0), seen.pop()), dim=1))
+        for narrow, stage in zip(reversed(self.narrow), reversed(self.up), strict=True):
+            whole = stage(F.interpolate(narrow(whole), scale_factor=2.0) + seen.pop())
         return F.pixel_shuffle(self.output(whole), 2)[:, 0]
 
 
@@ -122,12 +127,12 @@ def make_strokes(
     return Strokes(np.stack([picture for picture, _ in made]), np.stack([ink for _, ink in made]))
 
 
-def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progress: Progress | None = None) -> UNet:
+def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progress: Progress | None = None) -> Pyramid:
     """Trains a network; the same seed, device, thread count and library versions give the same. In eval mode, on the
     CPU. `progress` is called with (done, steps)."""
     where = choose_device(device)
     torch.manual_seed(seed)
-    net = UNet().to(where).to(memory_format=torch.channels_last)
+    net = Pyramid().to(where).to(memory_format=torch.channels_last)
     pictures, ink = torch.from_numpy(strokes.pictures), torch.from_numpy(strokes.ink)
     size = min(BATCH, len(pictures))
     steps = epochs * (len(pictures) // size)
@@ -165,7 +170,7 @@ def _overlap(found: Tensor, wanted: Tensor) -> Tensor:
 class _Found(nn.Module):
     """Pictures in, how likely each pixel is a stroke out."""
 
-    def __init__(self, net: UNet) -> None:
+    def __init__(self, net: Pyramid) -> None:
         super().__init__()
         self.net = net
 
@@ -173,13 +178,13 @@ class _Found(nn.Module):
         return torch.sigmoid(self.net(pictures))
 
 
-def to_onnx(net: UNet) -> bytes:
+def to_onnx(net: Pyramid) -> bytes:
     """What digits.segmenter loads: `pictures` uint8 (n, 3, SIDE, SIDE) in, `strokes` float32 (n, SIDE, SIDE) out."""
     example = torch.zeros((2, 3, SIDE, SIDE), dtype=torch.uint8)
     return exported(_Found(net).eval(), example, "pictures", ["strokes"])
 
 
-def overlap(net: UNet, strokes: Strokes) -> float:
+def overlap(net: Pyramid, strokes: Strokes) -> float:
     """How well the network finds the strokes of these pictures, 0..1: the mean over them."""
     with torch.inference_mode():
         parts = [
