@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from digits.classifier import Classifier
 from digits.data import load
 from digits.fit import TrainingSet
 from digits.network import DigitNet
 from pipelines import train
-from pipelines.material import Material
+from pipelines.material import Material, Trained
 from pipelines.train import ExportError, Outcome, affordable, build, check_agreement, price
+from tests.models import tiny_segmenter
 
 DIGITS, PHOTOGRAPHS = 5_000, 1_500
 LABELS = np.random.default_rng(0).integers(0, 10, DIGITS + PHOTOGRAPHS)
@@ -78,6 +82,17 @@ def test_the_lightest_form_that_may_be_served_is(
     told = capsys.readouterr().out
     assert told.count("would cost too much") == refused
     assert ("stays in fp32" in told) == (expected[0] == "fp32")
+
+
+def test_the_segmenter_travels_with_the_model(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "affordable", lambda *_: True)
+    monkeypatch.setattr(train, "FACTORISING_PICTURES", 200)
+    built = build(DigitNet(0.0).eval(), replace(material, segmenter=Trained(tiny_segmenter(), 0.75)), {"run_id": "r"})
+    assert built.facts["segmenter_overlap"] == 0.75
+    classifier = Classifier(built.model)
+    assert classifier.metadata["run_id"] == "r"
+    assert classifier.segmenter is not None
+    assert classifier.segmenter.sha256 == hashlib.sha256(tiny_segmenter()).hexdigest()
 
 
 def test_a_model_that_says_something_else_than_the_network_is_never_served() -> None:
