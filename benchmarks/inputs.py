@@ -51,6 +51,7 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     segmenter = source.with_name("segmenter.onnx")
     if segmenter.exists():
         metadata[SEGMENTER] = base64.b64encode(segmenter.read_bytes()).decode()
+        (folder / segmenter.name).write_bytes(segmenter.read_bytes())  # for peers that do not load the ONNX model
     served = net.eval() if form == "whole" else export.factorise(net, some_digits(1_797))
     torch.save(served, folder / "net.pt")  # the same form for all: a lighter one is no merit of a server
     exact = export.to_onnx(served, 1.0, metadata)

@@ -135,7 +135,7 @@ class Classifier:
         the earlier candidate where two are equal. A 1 wins only by a margin. As the winner may be the wrong candidate,
         its probabilities count for a half only, and all candidates', weighted by score, for the other.
         """
-        rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 6: plain floats beat NumPy here
+        rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 7: plain floats beat NumPy here
         scores = [single * max(row) for row, single in zip(rows, singles, strict=True)]
         ones = [single * row[ONE] for row, single in zip(rows, singles, strict=True)]
         ranks = [score * BAR if score == one else score for score, one in zip(scores, ones, strict=True)]

@@ -29,7 +29,8 @@ cv2.setNumThreads(1)  # pictures are read side by side in a pool: threads inside
 THUMBNAIL = 40  # up to this long side the picture is looked at as it is
 WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a digit lower than this is looked at again in the original pixels
-MOST = 6
+LARGE = 1024  # from here on the segmenter's first look is at the picture that things are found on
+MOST = 6  # candidates, besides the segmenter's
 # What a view's first shape, and its others, must score beside the best of all to be offered.
 FIRST, OTHERS = 0.05, 0.3
 DOUBT = 0.05  # ink of a polarity that is less likely than this is not looked for
@@ -81,10 +82,7 @@ def interpret(picture: Bytes, segmenter: Segmenter | None = None) -> Reading:
         enlarged = as_mnist(picture)
         if enlarged is not None:
             return Reading(enlarged[None])
-    reading = _photograph(picture)
-    if segmenter is None or reading.blank:
-        return reading
-    return _with(reading, segmenter.digit(picture))
+    return _photograph(picture, segmenter)
 
 
 def _with(reading: Reading, image: Bytes | None) -> Reading:
@@ -114,7 +112,7 @@ class _View:
         return self.belief * self.shapes[0].score if self.shapes else 0.0
 
 
-def _photograph(picture: Bytes) -> Reading:
+def _photograph(picture: Bytes, segmenter: Segmenter | None) -> Reading:
     work = inks.scaled(picture, WORK_SIDE)
     if min(work.shape[:2]) < 4:  # a strip so thin that nothing can be written on it
         return BLANK
@@ -134,7 +132,10 @@ def _photograph(picture: Bytes) -> Reading:
         return BLANK
     views = [view for view in views if not any(_shadowed(view, other) for other in views)]
     views.sort(key=lambda view: -view.score)
-    return _reading(views)
+    reading = _reading(views)
+    if segmenter is None or reading.blank:
+        return reading
+    return _with(reading, segmenter.digit(picture, work if max(picture.shape) > LARGE else None))
 
 
 def _shadowed(view: _View, other: _View) -> bool:

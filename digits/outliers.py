@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from digits import glyphs, imaging, patterns, silhouettes, sketches
 from digits.handwriting import SIDE, Field, curve, field_of
+from digits.imaging import Reading
 from digits.pens import Pen, depth_of
 from digits.photographer import likeness, reads_as_bar_or_ring, reference, shoot
 from digits.scenery import Bytes, Floats
@@ -85,9 +86,12 @@ def _framed(grey: Floats, rng: Generator) -> Bytes:
     return image
 
 
-def _candidate(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Bytes:
+Seen = tuple[Bytes, Bytes]  # (28, 28), and the picture that it was seen in
+
+
+def _candidate(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
     images = imaging.interpret(picture, segmenter).images
-    return np.asarray(images[rng.integers(len(images))], np.uint8)
+    return np.asarray(images[rng.integers(len(images))], np.uint8), picture
 
 
 def _drawn(field: Field, rng: Generator) -> Floats:
@@ -101,19 +105,21 @@ def drawn_digit(field: Field, rng: Generator) -> Bytes:
     return reference(_drawn(field, rng))
 
 
-def _inked(field: Field, rng: Generator, segmenter: Segmenter | None) -> Bytes:
+def _inked(field: Field, rng: Generator, segmenter: Segmenter | None) -> Seen:
     route = rng.random()
     if route < 0.5:
         return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, rng, segmenter)
     image = _framed(_drawn(field, rng), rng)
-    return _candidate(image if rng.random() < 0.7 else 255 - image, rng, segmenter) if route < 0.7 else image
+    if route >= 0.7:
+        return image, image
+    return _candidate(image if rng.random() < 0.7 else 255 - image, rng, segmenter)
 
 
-def _grey(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Bytes:
+def _grey(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
     route = rng.random()
     small = np.asarray(cv2.resize(picture, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
     if route < 0.5:
-        return small
+        return small, small
     if route < 0.75:
         return _candidate(small, rng, segmenter)
     large = picture if rng.random() < 0.7 else np.asarray(cv2.resize(picture, None, fx=2, fy=2), np.uint8)
@@ -153,7 +159,7 @@ def _square(picture: Bytes) -> Bytes:
     return np.pad(picture, ((top, side - height - top), (left, side - width - left)))
 
 
-def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None) -> Bytes:
+def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None) -> Seen:
     for _ in range(20):
         chosen = rng.integers(len(images), size=rng.integers(2, 5))
         if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
@@ -163,19 +169,20 @@ def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segme
         if route < 0.5:
             squeezed = picture if route < 0.2 else _square(picture)
             image = np.asarray(cv2.resize(squeezed, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
-            candidate = np.asarray(
+            candidate = shown = np.asarray(
                 np.clip(image.astype(np.float32) * (255 / max(int(image.max()), 1)), 0, 255), np.uint8
             )
         else:
             square = _square(picture)
             shown = square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture
-            candidate = _candidate(shown, rng, segmenter)
+            candidate, _ = _candidate(shown, rng, segmenter)
         # Imaging may rightly have picked one of them, a digit over itself or beside a 1 may still be read: no outlier.
         if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.6:
-            return candidate
+            return candidate, shown
     corners = [images[i] for i in rng.integers(len(images), size=4)]
     square = np.vstack([np.hstack(corners[:2]), np.hstack(corners[2:])])
-    return np.asarray(cv2.resize(square, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+    small = np.asarray(cv2.resize(square, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+    return small, small
 
 
 def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
@@ -197,7 +204,7 @@ def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> B
     return np.asarray(cv2.warpAffine(kept, push, (28, 28)), np.uint8)
 
 
-def _scratched(images: Bytes, rng: Generator, segmenter: Segmenter | None) -> Bytes:
+def _scratched(images: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
     field = field_of(images[rng.integers(len(images))])
     left, top, width, height = field.box
     n = int(rng.integers(9, 22))
@@ -224,9 +231,7 @@ def _scratched(images: Bytes, rng: Generator, segmenter: Segmenter | None) -> By
 _NOTHING = Field(np.full((SIDE, SIDE), 1e3, np.float32), None, (20.0, 20.0, 100.0, 100.0))
 
 
-def _make(
-    kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None
-) -> Bytes:
+def _make(kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None) -> Seen:
     if kind in _INKED:
         return _inked(_INKED[kind](rng), rng, segmenter)
     if kind in _GREY:
@@ -234,7 +239,8 @@ def _make(
     if kind == "several digits":
         return _several(images, labels, rng, segmenter)
     if kind == "fragments":
-        return _fragment(images, labels, rng)
+        fragment = _fragment(images, labels, rng)
+        return fragment, fragment
     if kind == "scratched out":
         return _scratched(images, rng, segmenter)
     return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, rng, segmenter)
@@ -247,14 +253,31 @@ def _make_one(
     shares: npt.NDArray[np.float64],
     segmenter: Segmenter | None,
     rng: Generator,
-) -> tuple[Bytes, str]:
+) -> tuple[Bytes, Bytes, str]:
     kind = kinds[rng.choice(len(kinds), p=shares)]
     for _ in range(50):
-        image = _make(kind, images, labels, rng, segmenter)
+        image, picture = _make(kind, images, labels, rng, segmenter)
         # Most of what imaging finds nothing in comes back black: a few of those are enough.
         if (image.any() or rng.random() < 0.2) and not reads_as_bar_or_ring(image):
             break
-    return image, kind
+    return image, picture, kind
+
+
+def _read_one(
+    make: Callable[[Generator], tuple[Bytes, Bytes, str]], segmenter: Segmenter | None, rng: Generator
+) -> tuple[Reading, str]:
+    _, picture, kind = make(rng)
+    return imaging.interpret(picture, segmenter), kind
+
+
+def _maker(
+    images: Bytes, labels: npt.NDArray[np.int64], kinds: tuple[str, ...], segmenter: Segmenter | None
+) -> Callable[[Generator], tuple[Bytes, Bytes, str]]:
+    unknown = set(kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
+    if unknown or not kinds:
+        raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {sorted(TRAINED_KINDS + HELD_OUT_KINDS)}")
+    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
+    return partial(_make_one, images, labels, tuple(kinds), shares / shares.sum(), segmenter)
 
 
 def make_outliers(
@@ -268,18 +291,31 @@ def make_outliers(
     progress: Progress | None = None,
     segmenter: Segmenter | None = None,
 ) -> tuple[Bytes, list[str]]:
-    """Make pictures that hold no single digit: uint8 (count, 28, 28) and each one's kind, in random order.
+    """Make pictures that hold no single digit, to train on: uint8 (count, 28, 28) and each one's kind, in random order.
 
     Half comes straight as a thumbnail, half through a picture and imaging, of whose candidates any is taken. `images`
     (n, 28, 28) and `labels` (n,) are the digits that some kinds are made of. The same arguments give the same
     pictures, whatever `workers` is.
     """
-    unknown = set(kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
-    if unknown or not kinds:
-        raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {sorted(TRAINED_KINDS + HELD_OUT_KINDS)}")
-    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
-    shares /= shares.sum()
+    made = list(in_order(_maker(images, labels, kinds, segmenter), count, seed, workers, progress))
+    return np.stack([image for image, _, _ in made]), [kind for *_, kind in made]
 
-    make = partial(_make_one, images, labels, tuple(kinds), shares, segmenter)
-    made = list(in_order(make, count, seed, workers, progress))
-    return np.stack([image for image, _ in made]), [kind for _, kind in made]
+
+def read_outliers(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    kinds: tuple[str, ...],
+    workers: int = 2,
+    progress: Progress | None = None,
+    segmenter: Segmenter | None = None,
+) -> tuple[list[Reading], list[str]]:
+    """Such pictures as a service is sent them, read back as it would: all candidates of each, and each one's kind.
+
+    The pictures are the same ones whatever the segmenter.
+    """
+    read = partial(_read_one, _maker(images, labels, kinds, None), segmenter)
+    made = list(in_order(read, count, seed, workers, progress))
+    return [reading for reading, _ in made], [kind for _, kind in made]

@@ -20,22 +20,20 @@ from digits.export import exported
 from digits.fit import choose_device, precision
 from digits.ink import Bytes
 from digits.photographer import Shot, field_and_label, shoot
-from digits.segmenter import ROUND, SIDE, reduced
+from digits.segmenter import ROUND, SIDE, SURE, Segmenter, reduced
 from digits.workers import Progress, in_order
 
 WIDTHS = (16, 32, 48, 64)
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 4e-3, 0.01
-SMALL, CLOSER = 0.35, 0.7  # of the digits that take less of their picture so many are looked at again, alone
+SMALL, AGAIN = 0.35, 0.7  # of the digits that take less of their picture so many are looked at from closer, too
 MIRRORED, INVERTED = 0.5, 0.25  # shares of the pictures
 SMOOTH = 20.0  # pixels that keep the overlap of next to nothing from jumping
 
 
 class Stage(nn.Sequential):
-    """3×3 convolution, batch normalisation, ReLU: (n, in, h, w) to (n, out, h / stride, w / stride)."""
+    """Convolution, batch normalisation, ReLU: (n, in, h, w) to (n, out, h / stride, w / stride)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        # At the first step a kernel of 4 sees each pixel as often as any other.
-        kernel = 4 if inputs == 3 else 3
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> None:
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
@@ -50,7 +48,8 @@ class Pyramid(nn.Module):
         super().__init__()
         widths = (*WIDTHS, WIDTHS[-1])
         self.down = nn.ModuleList(
-            nn.Sequential(Stage(before, width, 2), Stage(width, width))
+            # At the first step a kernel of 4 sees each pixel as often as any other.
+            nn.Sequential(Stage(before, width, 2, kernel=4 if before == 3 else 3), Stage(width, width))
             for before, width in zip((3, *widths), widths, strict=False)
         )
         self.narrow = nn.ModuleList(
@@ -88,7 +87,7 @@ def _sample(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generat
     samples = [_reduced(shot)]
     x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
     size = max(w, h)
-    if 0 < size < SMALL * max(shot.ink.shape) and rng.random() < CLOSER:
+    if 0 < size < SMALL * max(shot.ink.shape) and rng.random() < AGAIN:
         reach = size * rng.uniform(ROUND - 0.3, ROUND + 0.9) / 2
         middle = np.array([y + h / 2, x + w / 2]) + rng.uniform(-0.25, 0.25, 2) * reach
         top, left = np.maximum(middle - reach, 0).astype(int)
@@ -184,14 +183,11 @@ def to_onnx(net: Pyramid) -> bytes:
     return exported(_Found(net).eval(), example, "pictures", ["strokes"])
 
 
-def overlap(net: Pyramid, strokes: Strokes) -> float:
-    """How well the network finds the strokes of these pictures, 0..1: the mean over them."""
-    with torch.inference_mode():
-        parts = [
-            _overlap((net(torch.from_numpy(pictures)) > 0).float(), torch.from_numpy(ink).float() / 255)
-            for pictures, ink in zip(
-                *(np.array_split(all_, max(1, len(all_) // BATCH)) for all_ in (strokes.pictures, strokes.ink)),
-                strict=True,
-            )
-        ]
+def overlap(segmenter: Segmenter, strokes: Strokes) -> float:
+    """How well it finds the strokes of these pictures, 0..1: the mean over them."""
+    parts = []
+    for start in range(0, len(strokes.pictures), BATCH):
+        some = slice(start, start + BATCH)
+        found = torch.from_numpy((segmenter.found(strokes.pictures[some]) > SURE).astype(np.float32))
+        parts.append(_overlap(found, torch.from_numpy(strokes.ink[some]).float() / 255))
     return float(torch.cat(parts).mean())

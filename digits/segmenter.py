@@ -49,14 +49,22 @@ class Segmenter:
         self.sha256 = hashlib.sha256(model).hexdigest()
         try:
             self._session = session_of(model)
-            found = self._session.run(["strokes"], {"pictures": np.zeros((1, 3, SIDE, SIDE), np.uint8)})[0]
+            shape, finite = (
+                (found := self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))).shape,
+                np.isfinite(found).all(),
+            )
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise ValueError(f"the segmenter can't be used: {' '.join(str(error).split())[:200]}") from error
-        if found.shape != (1, SIDE, SIDE) or not np.isfinite(found).all():
-            raise ValueError(f"the segmenter gives {found.shape}, expected finite numbers of (1, {SIDE}, {SIDE})")
+        if shape != (1, SIDE, SIDE) or not finite:
+            raise ValueError(f"the segmenter gives {shape}, expected finite numbers of (1, {SIDE}, {SIDE})")
 
     def __reduce__(self) -> tuple[type[Segmenter], tuple[bytes]]:
         return Segmenter, (self._model,)
+
+    def found(self, squares: Bytes) -> Floats:
+        """What the network says of pictures as `reduced` gives them, uint8 (n, 3, SIDE, SIDE): (n, SIDE, SIDE)."""
+        found: NDArray[np.float32] = self._session.run(["strokes"], {"pictures": squares})[0]
+        return found
 
     def strokes(self, picture: Bytes) -> Floats:
         """How likely each pixel is the digit's: float32 (h, w), 0..1, of the picture with its long side SIDE.
@@ -64,12 +72,14 @@ class Segmenter:
         `picture` is uint8 (height, width) grey or (height, width, 3) RGB.
         """
         square, (height, width) = reduced(picture)
-        found: NDArray[np.float32] = self._session.run(["strokes"], {"pictures": square[None]})[0]
-        return found[0, :height, :width]
+        return self.found(square[None])[0, :height, :width]
 
-    def digit(self, picture: Bytes) -> Bytes | None:
-        """The digit of a picture as MNIST would have it, uint8 (28, 28); None where there are no strokes."""
-        strokes = self.strokes(picture)
+    def digit(self, picture: Bytes, smaller: Bytes | None = None) -> Bytes | None:
+        """The digit of a picture as MNIST would have it, uint8 (28, 28); None where there are no strokes.
+
+        `smaller` is the same picture, reduced: enough for a first look, and quicker to reduce again.
+        """
+        strokes = self.strokes(picture if smaller is None else smaller)
         found = _main(strokes)
         if found is None:
             return None

@@ -31,6 +31,7 @@ def write(training_run: str, report_run: str | None) -> str:
         "# Model card: digits",
         "Which handwritten digit is in a 28×28 picture, how surely, and whether there is one at all. A convolutional "
         "network of 25.9 million parameters in two branches, as `model.onnx`.",
+        *_segmenter(metrics),
         "## Results",
         _results(report_run),
         "## Data",
@@ -49,6 +50,12 @@ def write(training_run: str, report_run: str | None) -> str:
         LIMITS,
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ")
+
+
+def _segmenter(metrics: dict[str, float]) -> list[str]:
+    overlap = metrics.get("segmenter_overlap")
+    words = "A second, small network finds strokes in photographs, which it has learnt from synthetic ones"
+    return [] if overlap is None else [f"{words} (overlap with the true strokes {overlap:.2f})."]
 
 
 def _results(report_run: str | None) -> str:

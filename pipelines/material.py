@@ -19,21 +19,26 @@ from tqdm import tqdm
 
 from digits import pyramid
 from digits.data import Data, Split, load
-from digits.fit import TrainingSet
-from digits.outliers import make_outliers
+from digits.fit import TrainingSet, choose_device
+from digits.imaging import Reading
+from digits.outliers import make_outliers, read_outliers
 from digits.photographer import Photographs, make_photographs
 from digits.segmenter import Segmenter
 from digits.settings import cores
 from pipelines import own, provenance
 from pipelines.errors import UserError
 from pipelines.files import FOLDER, write
+from pipelines.job import Job
 from pipelines.own import Own
 from pipelines.parameters import DataParameters
 
 CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
 ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
+MOST = 10_000  # photographs that it learns from, by 64 KiB each
 EPOCHS = 8  # of it
+FLOOR = 0.6  # an overlap below this is no help
+SEGMENTER_FILE = "segmenter.onnx"
 Arrays = dict[str, NDArray[np.generic]]
 
 
@@ -43,6 +48,10 @@ class Trained:
 
     model: bytes
     overlap: float
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.model).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,14 +97,13 @@ def named(data: Data) -> str:
 
 
 def prepare(
-    data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None, device: str = "auto"
+    data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None, trained: Trained | None = None
 ) -> Material:
     """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on.
 
     `extra`, one's own pictures, joins the photographs to train on. What imaging offers beside the digits of these joins
     the pictures of no digit, so that the network learns to tell the right candidate from the others.
     """
-    trained = segmenter_of(data, photographs // 2, seed, device) if photographs >= ENOUGH else None
     segmenter = Segmenter(trained.model) if trained else None
     taken = photographs_of(data.train, photographs, seed, "photographs to train on", segmenter) if photographs else None
     held_out = min(max(photographs // 8, 50), 2_000)
@@ -106,13 +114,32 @@ def prepare(
     )
     none: NDArray[np.uint8] | None = None
     if outliers:
-        none = outliers_of(data.train, outliers, seed, "pictures of no digit", segmenter=segmenter)[0]
+        none = outliers_of(data.train, outliers, seed, "pictures of no digit", segmenter)[0]
         if taken:
             none = np.concatenate([none, taken.beside])
     photographed = own.joined(taken.digits if taken else None, extra)
     return Material(
         TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None, trained
     )
+
+
+def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained | None:
+    """The segmenter of a job: trained once, and kept in its folder for whatever else the job does."""
+    file = job.folder / SEGMENTER_FILE
+
+    def make() -> float | None:
+        if parameters.photographs < ENOUGH:
+            return None
+        count = min(parameters.photographs // 2, MOST)
+        trained = segmenter_of(data, count, parameters.seed, choose_device(parameters.device).type)
+        if not trained.overlap >= FLOOR:
+            print(f"  WARNING: the segmenter finds too little (overlap {trained.overlap:.2f}) and is left out")
+            return None
+        write(file, trained.model)
+        return trained.overlap
+
+    overlap = job.step("segmenter overlap", make)
+    return None if overlap is None else Trained(file.read_bytes(), overlap)
 
 
 def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
@@ -131,8 +158,12 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
                 )
         with bar("segmenter", 0) as progress:
             net = pyramid.fit(strokes["train"], epochs=EPOCHS, seed=seed, device=device, progress=progress)
-        model = np.frombuffer(pyramid.to_onnx(net), np.uint8)
-        return {"model": model, "overlap": np.array(pyramid.overlap(net, strokes["validation"]))}
+        model = pyramid.to_onnx(net)
+        try:
+            overlap = pyramid.overlap(Segmenter(model), strokes["validation"])
+        except ValueError:  # no finite numbers
+            overlap = 0.0
+        return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap)}
 
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
     arrays = cached("segmenter", ("digits.pyramid",), facts, make)
@@ -164,17 +195,11 @@ def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: 
 
 
 def outliers_of(
-    digits: Split,
-    count: int,
-    seed: int,
-    label: str,
-    kinds: tuple[str, ...] = (),
-    segmenter: Segmenter | None = None,
+    digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pictures uint8 (count, 28, 28) that are no single digit, and the kind of each; by default kinds to train on."""
+    """Pictures uint8 (count, 28, 28) to train on that are no single digit, and the kind of each."""
 
     def make() -> Arrays:
-        chosen = {"kinds": kinds} if kinds else {}
         with bar(label, count) as progress:
             images, names = make_outliers(
                 digits.images,
@@ -184,13 +209,45 @@ def outliers_of(
                 workers=cores(),
                 progress=progress,
                 segmenter=segmenter,
-                **chosen,
             )
         return {"images": images, "kinds": np.array(names)}
 
-    facts = [fingerprint(digits), count, seed, named_by(segmenter), *kinds]
+    facts = [fingerprint(digits), count, seed, named_by(segmenter)]
     arrays = cached("outliers", ("digits.outliers",), facts, make)
     return np.asarray(arrays["images"], np.uint8), [str(kind) for kind in arrays["kinds"]]
+
+
+def read_outliers_of(
+    digits: Split, count: int, seed: int, label: str, kinds: tuple[str, ...], segmenter: Segmenter | None
+) -> tuple[list[Reading], list[str]]:
+    """Pictures of these kinds that are no single digit, as imaging reads them, and the kind of each."""
+
+    def make() -> Arrays:
+        with bar(label, count) as progress:
+            readings, names = read_outliers(
+                digits.images,
+                digits.labels,
+                count,
+                seed,
+                kinds=kinds,
+                workers=cores(),
+                progress=progress,
+                segmenter=segmenter,
+            )
+        return {
+            "images": np.concatenate([reading.images for reading in readings]),
+            "ends": np.cumsum([len(reading.images) for reading in readings]),
+            "crowded": np.array([reading.crowded for reading in readings]),
+            "blank": np.array([reading.blank for reading in readings]),
+            "kinds": np.array(names),
+        }
+
+    facts = [fingerprint(digits), count, seed, named_by(segmenter), *kinds]
+    arrays = cached("read outliers", ("digits.outliers",), facts, make)
+    each = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
+    flags = zip(arrays["crowded"].tolist(), arrays["blank"].tolist(), strict=True)
+    readings = [Reading(images, *both) for images, both in zip(each, flags, strict=True)]
+    return readings, [str(kind) for kind in arrays["kinds"]]
 
 
 def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Callable[[], Arrays]) -> Arrays:

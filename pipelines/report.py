@@ -29,7 +29,7 @@ from digits.segmenter import Segmenter
 from digits.settings import cores
 from digits.workers import in_order
 from pipelines import inputs, own
-from pipelines.material import bar, fingerprint, outliers_of
+from pipelines.material import bar, fingerprint, read_outliers_of
 
 PART, FEWEST = 10, 10  # one test digit in so many is corrupted and photographed, but never fewer than that
 SEVERITIES = 5
@@ -162,7 +162,7 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
         for level in range(SEVERITIES):
             rng = np.random.default_rng([SEED, place, level])
             spoilt = corrupt(digits.images, level + 1, rng)
-            readings = [imaging.interpret(image, classifier.segmenter) for image in spoilt]
+            readings = [imaging.interpret(image) for image in spoilt]
             facts = fingerprint(Split(spoilt, digits.labels))
             digest.update(facts.encode())
             answers.append(_decided(classifier, name, "corruption", readings, digits.labels, facts, spoilt))
@@ -262,29 +262,25 @@ def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Ro
     true_scores = digitness * clean.probabilities.max(axis=1)
     rows = []
     for label, kinds in NOT_DIGITS.items():
-        images, names = outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
-        probabilities, digitness = _scores(classifier, images)
-        scores = digitness * probabilities.max(axis=1)
-        refused = scores < classifier.threshold
-        rows.append(
-            Row(
-                "no digit",
-                label,
-                len(images),
-                None,
-                None,
-                None,
-                None,
-                float(refused.mean()),
-                auroc(true_scores, scores),
-            )
-        )
+        readings, names = read_outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
+        refused = np.array([not answer.accepted for answer in classifier.classify(readings)])
+        area = auroc(true_scores, _beliefs(classifier, readings))
+        rows.append(Row("no digit", label, len(readings), None, None, None, None, float(refused.mean()), area))
         for kind in sorted(set(names)):
             of_kind = np.array([name == kind for name in names])
             rows.append(
                 Row("no digit", kind, int(of_kind.sum()), None, None, None, None, float(refused[of_kind].mean()))
             )
     return rows
+
+
+def _beliefs(classifier: Classifier, readings: Sequence[Reading]) -> NDArray[np.float32]:
+    """How surely each picture is one digit, (n,): the score of its best candidate, 0 where it can't be accepted."""
+    probabilities, digitness = _scores(classifier, np.concatenate([reading.images for reading in readings]))
+    ends = np.cumsum([len(reading.images) for reading in readings])
+    best = [part.max() for part in np.split(digitness * probabilities.max(axis=1), ends[:-1])]
+    usable = [not reading.crowded and not reading.blank for reading in readings]
+    return np.where(usable, np.array(best, np.float32), np.float32(0))
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

@@ -31,13 +31,14 @@ from pipelines import logbook, own, pictures, provenance, ranks, registry, track
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
-from pipelines.material import Material, load_data, load_own, named, prepare
+from pipelines.material import SEGMENTER_FILE, Material, load_data, load_own, named, prepare, segmenter_for
 from pipelines.own import Own
 from pipelines.parameters import Main, Train
 from pipelines.tune import base_recipe
 
 REFUSED = 0.015  # of the validation digits that are read rightly; the promise is 2%
-CALIBRATION_PICTURES, MORE_PICTURES, FACTORISING_PICTURES = 768, 3_072, 7_500
+CALIBRATION_PICTURES = (768, 1_536, 3_072, 384)  # how many set int8's scales, in the order in which that is tried
+FACTORISING_PICTURES = 7_500
 # What int8 may cost: shares of the digits, of the photographs, of all that is accepted; or one picture of them.
 DIGITS_LOST, DIGITS_CHANGED, PHOTOGRAPHS_LOST, ACCEPTANCE_CHANGED = 0.0003, 0.001, 0.005, 0.01
 LOST_CALIBRATION = 0.002
@@ -73,7 +74,8 @@ def run(parameters: Train) -> None:
     with open_job("train", parameters, own.fingerprint_of_all(data.fingerprint, extra)) as job:
         chosen, source = job.step("recipe", lambda: chosen_recipe(parameters.recipe, data))
         recipe = Recipe(**chosen)
-        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, parameters.device)
+        segmenter = segmenter_for(job, data, parameters)
+        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, segmenter)
         trained = train(job, data, material, recipe, parameters, extra, tags={"recipe_from": source})
         number = job.step("version", lambda: registry.register(trained))
     print(
@@ -138,8 +140,7 @@ def train(
         mlflow.log_figure(pictures.curves(_reports(job)), "training/curves.png")
         mlflow.log_artifact(str(job.folder / "model.safetensors"), "weights")
         if material.segmenter:
-            write(job.folder / "segmenter.onnx", material.segmenter.model)
-            mlflow.log_artifact(str(job.folder / "segmenter.onnx"), "weights")
+            mlflow.log_artifact(str(job.folder / SEGMENTER_FILE), "weights")
         model_id, sha256 = log_model(built.model, run.info.run_id)
         mlflow.set_tags({"model_id": model_id, "sha256": sha256})
     return dict(job.note("trained", {"run_id": run.info.run_id, "model_id": model_id, "sha256": sha256}))
@@ -206,8 +207,10 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     chosen, precision, form = full, "fp32", "whole"
     thin = export.factorise(net, _calibration(material, FACTORISING_PICTURES))
     exact = {"thin": export.to_onnx(thin, temperature, export.metadata_of(full)), "whole": full}
-    # Another choice of scales is cheap, the whole form takes twice as long to serve.
-    for candidate, count in (("thin", CALIBRATION_PICTURES), ("thin", MORE_PICTURES), ("whole", CALIBRATION_PICTURES)):
+    # Which pictures set the scales moves a digit or two this way or that, and another choice is cheap; the whole form
+    # takes twice as long to serve.
+    tries = [("thin", count) for count in CALIBRATION_PICTURES] + [("whole", CALIBRATION_PICTURES[0])]
+    for candidate, count in tries:
         small = export.quantise(exact[candidate], _calibration(material, count))
         small_outcome = export.run(small, images)
         cost = price(outcome, small_outcome, labels, len(material.validation))

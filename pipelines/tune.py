@@ -28,7 +28,7 @@ from digits.metrics import fit_temperature, scores_of
 from digits.network import DigitNet
 from pipelines import logbook, pictures, provenance, shared, tracking
 from pipelines.job import Job, open_job
-from pipelines.material import Material, load_data, load_own, named, prepare
+from pipelines.material import SEGMENTER_FILE, Material, load_data, load_own, named, prepare, segmenter_for
 from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main, Tune
 
@@ -70,9 +70,8 @@ def run(parameters: Tune) -> None:
     with open_job("tune", parameters, fingerprint) as job:
         with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data, extra)):
             logbook.log_start(data, parameters, extra)
-            material = prepare(
-                data, parameters.photographs, parameters.outliers, parameters.seed, extra, parameters.device
-            )
+            segmenter = segmenter_for(job, data, parameters)
+            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, segmenter)
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
 
@@ -93,6 +92,8 @@ def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: st
         return default
     parent = mlflow.active_run()
     assert parent is not None
+    if material.segmenter:
+        mlflow.log_artifact(str(job.folder / SEGMENTER_FILE), "weights")
     bench = Bench(material, parameters, job.key, parent.info.run_id, spent=float(job.state.get("study seconds", 0.0)))
     optuna_study = shared.create(
         f"{parameters.study}-{parent.info.run_id[:8]}",
@@ -180,6 +181,7 @@ class Bench:
         generator = torch.Generator().manual_seed(DISTURBED_SEED)
         disturbed = augment(torch.from_numpy(validation.images), generator, strength=0.5, disturbed=1.0)
         self.judged = {"digits": validation, "disturbed": Split(disturbed.round().byte().numpy(), validation.labels)}
+        self.segmenter = material.segmenter.sha256 if material.segmenter else None
         self.photographs = material.validation_photographs
         if self.photographs is not None:
             self.judged["photographs"] = self.photographs
@@ -196,6 +198,7 @@ class Bench:
             "fingerprint": fingerprint,
             "code": provenance.code("pipelines.tune"),
             "proxy": [len(self.train.digits), self.epochs],
+            "segmenter": self.segmenter,
             "parameters": own,
         }
 

@@ -12,9 +12,9 @@ from optuna.study import Study
 from pydantic import ValidationError
 
 from digits.data import Data
-from pipelines import provenance, shared
+from pipelines import provenance, shared, tracking
 from pipelines.errors import UserError
-from pipelines.material import load_data, load_own, prepare
+from pipelines.material import SEGMENTER_FILE, Trained, load_data, load_own, prepare
 from pipelines.own import Own, fingerprint_of_all
 from pipelines.parameters import Tune, Worker
 from pipelines.tune import Bench, base_recipe
@@ -27,7 +27,7 @@ def run(parameters: Worker) -> None:
     asked = asked_for(parameters, facts["parameters"])
     data, extra = load_data(asked), load_own(asked)
     check(study, facts, data, extra)
-    material = prepare(data, asked.photographs, asked.outliers, asked.seed, extra, asked.device)
+    material = prepare(data, asked.photographs, asked.outliers, asked.seed, extra, segmenter_of(facts))
     bench = Bench(material, asked, facts["job"], facts["run"], proxy=tuple(facts["proxy"]))
     default = base_recipe(len(data.train))
     done = 0
@@ -42,6 +42,16 @@ def run(parameters: Worker) -> None:
             break
         shared.pause(study)  # a trial of one that dies now is ours
     print(f"nothing is left to do in {study.study_name}: {done} trials were run on {socket.gethostname()}")
+
+
+def segmenter_of(facts: dict[str, Any]) -> Trained | None:
+    """The study's own segmenter: one that this machine had trained would see other candidates. Raises UserError."""
+    if facts["segmenter"] is None:
+        return None
+    trained = Trained(tracking.fetch(facts["run"], f"weights/{SEGMENTER_FILE}").read_bytes(), 0.0)
+    if trained.sha256 != facts["segmenter"]:
+        raise UserError("the study's segmenter is not the one that it was started with; start another study")
+    return trained
 
 
 def asked_for(parameters: Worker, study: dict[str, Any]) -> Tune:

@@ -69,7 +69,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 @pytest.mark.parametrize(
     ("refused", "expected"),
-    [(0, ("int8", "thin")), (1, ("int8", "thin")), (2, ("int8", "whole")), (3, ("fp32", "whole"))],
+    [(0, ("int8", "thin")), (3, ("int8", "thin")), (4, ("int8", "whole")), (5, ("fp32", "whole"))],
 )
 def test_the_lightest_form_that_may_be_served_is(
     material: Material, monkeypatch: pytest.MonkeyPatch, capsys: Any, refused: int, expected: tuple[str, str]

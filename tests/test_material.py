@@ -2,74 +2,145 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from digits import pyramid
+from digits import imaging, pyramid
 from digits.data import Data
 from digits.data import load as load_data
 from digits.segmenter import Segmenter
 from pipelines import material as module
-from pipelines.material import photographs_of, prepare
+from pipelines import worker
+from pipelines.errors import UserError
+from pipelines.job import Job
+from pipelines.material import Trained, photographs_of, prepare, read_outliers_of, segmenter_for
+from pipelines.parameters import Tune
+from tests.models import tiny_segmenter
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """scikit-learn's digits, an empty cache, and a segmenter that is trained for next to nothing."""
-    monkeypatch.setattr(module, "CACHE", tmp_path)
+    monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(module, "ENOUGH", 40)
     monkeypatch.setattr(module, "EPOCHS", 1)
     return load_data("digits", tmp_path)
 
 
-def test_few_photographs_are_not_worth_a_segmenter(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    (tmp_path / "job").mkdir()
+    return Job(tmp_path / "job")
+
+
+def asked(photographs: int) -> Tune:
+    return Tune(dataset="digits", photographs=photographs, device="cpu")
+
+
+def test_few_photographs_are_not_worth_a_segmenter(data: Data, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyramid, "fit", lambda *_, **__: pytest.fail("trained"))
-    material = prepare(data, 39, 0, 0)
-    assert material.segmenter is None
-    assert prepare(data, 0, 5, 0).segmenter is None
+    assert segmenter_for(job, data, asked(39)) is None
+
+
+def test_a_segmenter_that_finds_too_little_is_left_out_and_told(
+    data: Data, job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for overlap in (0.59, float("nan")):
+        monkeypatch.setattr(pyramid, "overlap", lambda *_, overlap=overlap: overlap)
+        monkeypatch.setattr(module, "CACHE", module.CACHE / "another")
+        assert segmenter_for(Job(job.folder / str(overlap)), data, asked(40)) is None
+        assert "finds too little" in capsys.readouterr().out
+
+
+def test_a_segmenter_of_no_numbers_is_left_out_too(data: Data, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pyramid.fit
+
+    def diverged(*words: Any, **more: Any) -> pyramid.Pyramid:
+        net = real(*words, **more)
+        net.output.weight.data.fill_(float("nan"))
+        return net
+
+    monkeypatch.setattr(pyramid, "fit", diverged)
+    assert segmenter_for(job, data, asked(40)) is None
+
+
+def test_a_job_keeps_its_segmenter_whatever_becomes_of_the_cache(
+    data: Data, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "overlap", lambda *_: 0.75)
+    first = segmenter_for(job, data, asked(40))
+    assert first is not None
+    assert first.overlap == 0.75
+    Segmenter(first.model)
+    shutil.rmtree(module.CACHE)
+    monkeypatch.setattr(pyramid, "fit", lambda *_, **__: pytest.fail("trained again"))
+    assert segmenter_for(Job(job.folder), data, asked(40)) == first
+
+
+def test_a_worker_takes_the_study_s_segmenter_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "segmenter.onnx").write_bytes(tiny_segmenter())
+    monkeypatch.setattr(worker.tracking, "fetch", lambda _, path: tmp_path / Path(path).name)
+    known = hashlib.sha256(tiny_segmenter()).hexdigest()
+    taken = worker.segmenter_of({"run": "r", "segmenter": known})
+    assert taken is not None
+    assert taken.model == tiny_segmenter()
+    assert worker.segmenter_of({"run": "r", "segmenter": None}) is None
+    with pytest.raises(UserError, match="not the one"):
+        worker.segmenter_of({"run": "r", "segmenter": "0" * 64})
 
 
 def test_photographs_and_outliers_are_what_imaging_with_the_segmenter_hands_over(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    material = prepare(data, 40, 8, 0)
-    assert material.segmenter is not None
-    assert 0 <= material.segmenter.overlap <= 1
-    asked: list[str] = []
+    used: list[Segmenter | None] = []
+    real = imaging.interpret
 
-    def interpret(picture: np.ndarray, segmenter: Segmenter | None) -> module.Photographs:
-        asked.append(module.named_by(segmenter))
+    def interpret(picture: np.ndarray, segmenter: Segmenter | None = None) -> imaging.Reading:
+        used.append(segmenter)
         return real(picture, segmenter)
 
-    real = module.make_photographs.__globals__["imaging"].interpret
-    monkeypatch.setattr("digits.imaging.interpret", interpret)
-    segmenter = Segmenter(material.segmenter.model)
-    monkeypatch.setattr(module, "CACHE", module.CACHE / "another")
-    again = photographs_of(data.train, 40, 0, "", segmenter)
-    assert set(asked) == {segmenter.sha256}
-    assert material.train.photographs is not None
-    np.testing.assert_array_equal(again.digits.images, material.train.photographs.images)
+    monkeypatch.setattr(imaging, "interpret", interpret)
+    trained = Trained(tiny_segmenter(), 0.75)
+    material = prepare(data, 40, 8, 0, trained=trained)
+    assert material.segmenter == trained
+    assert len(used) > 40 + 5 + 1
+    assert {module.named_by(segmenter) for segmenter in used} == {trained.sha256}
+
+
+def test_what_is_no_digit_is_read_as_it_would_be_served_and_is_the_same_for_every_model(data: Data) -> None:
+    kinds = ("handwritten letters", "noise")
+    plain, names = read_outliers_of(data.train, 30, 0, "", kinds, None)
+    seen, same_names = read_outliers_of(data.train, 30, 0, "", kinds, Segmenter(tiny_segmenter()))
+    again, _ = read_outliers_of(data.train, 30, 0, "", kinds, Segmenter(tiny_segmenter()))
+    assert names == same_names
+    assert set(names) == set(kinds)
+    for rules, both in zip(plain, seen, strict=True):
+        np.testing.assert_array_equal(both.images[: len(rules.images)], rules.images)
+        assert (both.crowded, both.blank) == (rules.crowded, rules.blank)
+    assert sum(len(reading.images) for reading in seen) > sum(len(reading.images) for reading in plain)
+    for first, second in zip(seen, again, strict=True):
+        np.testing.assert_array_equal(first.images, second.images)
 
 
 def test_all_of_it_is_made_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(data, 40, 8, 0)
     for name in ("make_photographs", "make_outliers"):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("made again"))
-    monkeypatch.setattr(pyramid, "fit", lambda *_, **__: pytest.fail("trained again"))
     again = prepare(data, 40, 8, 0)
-    assert again.segmenter == first.segmenter
     assert again.train.photographs is not None
     assert first.train.photographs is not None
     np.testing.assert_array_equal(again.train.photographs.images, first.train.photographs.images)
 
 
 def test_another_segmenter_means_other_photographs_in_the_cache(data: Data) -> None:
-    with_one = prepare(data, 40, 0, 0)
-    assert with_one.segmenter is not None
+    prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75))
     before = len(list(module.CACHE.iterdir()))
-    photographs_of(data.train, 40, 0, "", Segmenter(with_one.segmenter.model))
+    photographs_of(data.train, 40, 0, "", Segmenter(tiny_segmenter()))
     assert len(list(module.CACHE.iterdir())) == before
     photographs_of(data.train, 40, 0, "")
     assert len(list(module.CACHE.iterdir())) == before + 1

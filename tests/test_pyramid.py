@@ -9,6 +9,7 @@ import torch
 from digits import pyramid
 from digits.pyramid import Pyramid, Strokes, make_strokes
 from digits.segmenter import SIDE, Segmenter
+from tests.models import tiny_segmenter
 from tests.test_photographer import IMAGES, LABELS
 
 
@@ -48,7 +49,20 @@ def test_training_teaches_it_what_strokes_are_and_tells_how_far_it_is(strokes: S
     assert not net.training
     unseen = make_strokes(IMAGES[::-1], LABELS[::-1], 40, seed=7, workers=1)
     torch.manual_seed(0)
-    assert pyramid.overlap(net, unseen) > pyramid.overlap(Pyramid().eval(), unseen) + 0.15
+    trained, untrained = (Segmenter(pyramid.to_onnx(each)) for each in (net, Pyramid().eval()))
+    assert pyramid.overlap(trained, unseen) > pyramid.overlap(untrained, unseen) + 0.15
+
+
+def test_what_is_found_exactly_overlaps_wholly_and_what_is_missed_not_at_all(strokes: Strokes) -> None:
+    class Known(Segmenter):
+        def found(self, squares: np.ndarray) -> np.ndarray:
+            return answers.pop(0)[: len(squares)]
+
+    solid = Strokes(strokes.pictures[:32], (strokes.ink[:32] > 128).astype(np.uint8) * 255)
+    answers = [np.zeros((1, SIDE, SIDE), np.float32), solid.ink / np.float32(255), 1 - solid.ink / np.float32(255)]
+    segmenter = Known(tiny_segmenter())
+    assert pyramid.overlap(segmenter, solid) == 1
+    assert pyramid.overlap(segmenter, solid) < 0.1
 
 
 def test_the_file_says_what_the_network_says(strokes: Strokes) -> None:
@@ -57,5 +71,5 @@ def test_the_file_says_what_the_network_says(strokes: Strokes) -> None:
     picture = strokes.pictures[0]
     with torch.inference_mode():
         expected = torch.sigmoid(net(torch.from_numpy(picture[None])))[0].numpy()
-    found = segmenter._session.run(["strokes"], {"pictures": picture[None]})[0][0]
+    found = segmenter.found(picture[None])[0]
     np.testing.assert_allclose(found, expected, atol=1e-4)

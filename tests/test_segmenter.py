@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from digits.classifier import Classifier, ModelError
-from digits.imaging import MOST, interpret
+from digits.imaging import LARGE, WORK_SIDE, interpret
 from digits.segmenter import SIDE, Segmenter, reduced
 from tests.models import tiny_model, tiny_segmenter
+from tests.test_photographer import IMAGES
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,25 @@ def test_what_is_small_is_looked_at_twice_and_what_is_large_once(
     assert max(looked[2]) < 130
 
 
+def test_the_first_look_at_a_large_picture_is_at_what_imaging_has_reduced_already(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    strokes = Segmenter.strokes
+    monkeypatch.setattr(
+        Segmenter, "strokes", lambda self, picture: looked.append(max(picture.shape)) or strokes(self, picture)
+    )
+    large = seven(LARGE + 200, LARGE, 100, 100, 200)
+    few = interpret(large, segmenter).images
+    assert looked[0] == WORK_SIDE
+    assert looked[1] > 200, "and the closer one at the original"
+    looked.clear()
+    interpret(large[:LARGE], segmenter)
+    assert looked[0] == LARGE
+    closest = max(np.corrcoef(image.ravel(), few[0].ravel())[0, 1] for image in [segmenter.digit(large)])
+    assert closest > 0.9
+
+
 def test_specks_are_no_digit_and_do_not_belong_to_one(segmenter: Segmenter) -> None:
     assert segmenter.digit(page(200, 200)) is None
     assert segmenter.digit(page(200, 200, ((50, 50), (51, 50)), pen=1)) is None
@@ -105,11 +125,11 @@ def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segment
     assert len(interpret(plain, segmenter).images) == len(interpret(plain).images) == 1
 
     class Another(Segmenter):
-        def digit(self, _: np.ndarray) -> np.ndarray:
+        def digit(self, *_: object) -> np.ndarray:
             return np.full((28, 28), 90, np.uint8)
 
     more = interpret(plain, Another(tiny_segmenter())).images
-    assert len(more) == 2 <= MOST + 1
+    assert len(more) == 2
     np.testing.assert_array_equal(more[0], interpret(plain).images[0])
     assert (more[1] == 90).all()
 
@@ -119,8 +139,12 @@ def test_thumbnails_and_blank_pages_never_reach_it(segmenter: Segmenter, monkeyp
         raise AssertionError
 
     monkeypatch.setattr(Segmenter, "digit", digit)
-    noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
-    for picture in (noise, page(300, 300), np.zeros((500, 500), np.uint8)):
+    rng = np.random.default_rng(0)
+    faint = np.clip(rng.normal(200, 1.2, (300, 300)), 0, 255).astype(np.uint8)
+    assert int(np.ptp(faint)) >= 4
+    assert interpret(faint).blank, "found blank by looking, not for having one grey only"
+    enlarged = cv2.resize(IMAGES[4], (280, 280), interpolation=cv2.INTER_CUBIC)
+    for picture in (rng.integers(0, 256, (28, 28), np.uint8), page(300, 300), faint, enlarged):
         interpret(picture, segmenter)
 
 

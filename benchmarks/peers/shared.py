@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from digits import imaging
 from digits.classifier import Classifier
 from digits.imaging import Reading
+from digits.segmenter import Segmenter
 
-WEIGHTS = Path(os.environ.get("BENCH_WEIGHTS", "."))  # a folder: net.pt, fp32.onnx, int8.onnx
-SEGMENTER = Classifier(WEIGHTS / "int8.onnx").segmenter
+WEIGHTS = Path(os.environ.get("BENCH_WEIGHTS", "."))  # a folder: net.pt, fp32.onnx, int8.onnx, segmenter.onnx
+_segmenter = WEIGHTS / "segmenter.onnx"
+SEGMENTER = Segmenter(_segmenter.read_bytes()) if _segmenter.exists() else None
 
 
 def read(data: bytes) -> Reading:
