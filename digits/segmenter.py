@@ -7,6 +7,7 @@ strokes are known (digits.pyramid), and sees what rules miss: a digit under a sh
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from digits.ink import Bytes, Floats
 from digits.runtime import session_of
-from digits.thumbnails import fit
+from digits.thumbnails import fit, stroke_of
 
 SIDE = 128  # the network looks at squares of this size
 CLOSER = 0.47  # a digit that takes less of the picture is looked at again, alone
@@ -49,14 +50,12 @@ class Segmenter:
         self.sha256 = hashlib.sha256(model).hexdigest()
         try:
             self._session = session_of(model)
-            shape, finite = (
-                (found := self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))).shape,
-                np.isfinite(found).all(),
-            )
+            found = self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))
+            usable = found.shape == (1, SIDE, SIDE) and bool(np.isfinite(found).all())
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise ValueError(f"the segmenter can't be used: {' '.join(str(error).split())[:200]}") from error
-        if shape != (1, SIDE, SIDE) or not finite:
-            raise ValueError(f"the segmenter gives {shape}, expected finite numbers of (1, {SIDE}, {SIDE})")
+        if not usable:
+            raise ValueError(f"the segmenter gives {found.shape}, expected finite numbers of (1, {SIDE}, {SIDE})")
 
     def __reduce__(self) -> tuple[type[Segmenter], tuple[bytes]]:
         return Segmenter, (self._model,)
@@ -81,28 +80,45 @@ class Segmenter:
         """
         strokes = self.strokes(picture if smaller is None else smaller)
         found = _main(strokes)
-        if found is None:
-            return None
-        x, y, w, h = found[1]
-        if max(w, h) < CLOSER * SIDE:
+        if found is not None and found.size < CLOSER * SIDE:
             scale = max(picture.shape[:2]) / max(strokes.shape)
-            reach = max(ROUND * max(w, h) * scale, 24.0) / 2
-            left, top = (max(0, int((at + size / 2) * scale - reach)) for at, size in ((x, w), (y, h)))
-            right, bottom = (int((at + size / 2) * scale + reach) + 1 for at, size in ((x, w), (y, h)))
-            closer = self.strokes(picture[top:bottom, left:right])
-            strokes, found = (closer, again) if (again := _main(closer)) is not None else (strokes, found)
-        mask, (x, y, w, h) = found
+            found = _main(self.strokes(_around(found.box, scale, picture))) or found
+        return found.digit() if found else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Strokes that belong together: on which map, (h, w), where on it, (h, w), and left, top, width, height."""
+
+    strokes: Floats
+    mask: Bytes
+    box: tuple[int, int, int, int]
+
+    @property
+    def size(self) -> int:
+        return max(self.box[2:])
+
+    def digit(self) -> Bytes | None:
+        """As MNIST would have them, uint8 (28, 28); None where nothing is left of them."""
+        x, y, w, h = self.box
         margin = 3
         part = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
-        ink = strokes[part] * cv2.dilate(mask[part], np.ones((3, 3), np.uint8))
-        solid = np.pad((ink > SURE).astype(np.uint8), 1)
-        area, inner = int(solid.sum()), int(cv2.erode(solid, np.ones((3, 3), np.uint8)).sum())
-        image = fit(np.asarray(ink, np.float32), 2.0 * area / max(area - inner, 1))
+        ink = self.strokes[part] * cv2.dilate(self.mask[part], np.ones((3, 3), np.uint8))
+        image = fit(np.asarray(ink, np.float32), stroke_of((ink > SURE).astype(np.uint8)))
         return image if image.any() else None
 
 
-def _main(strokes: Floats) -> tuple[Bytes, tuple[int, int, int, int]] | None:
-    """The strokes that are more than specks: their mask (h, w), and their box: left, top, width, height."""
+def _around(box: tuple[int, int, int, int], scale: float, picture: Bytes) -> Bytes:
+    """The part of a picture around a box of a map that is smaller by `scale`."""
+    x, y, w, h = box
+    reach = max(ROUND * max(w, h) * scale, 24.0) / 2
+    middle = (y + h / 2) * scale, (x + w / 2) * scale
+    rows, columns = (slice(max(0, int(at - reach)), int(at + reach) + 1) for at in middle)
+    return picture[rows, columns]
+
+
+def _main(strokes: Floats) -> _Found | None:
+    """The strokes of a map that are more than specks."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((strokes > SURE).astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if not len(areas):
@@ -112,4 +128,4 @@ def _main(strokes: Floats) -> tuple[Bytes, tuple[int, int, int, int]] | None:
     if not mask.any():
         return None
     x, y, w, h = cv2.boundingRect(mask)
-    return mask, (x, y, w, h)
+    return _Found(strokes, mask, (x, y, w, h))

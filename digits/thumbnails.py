@@ -167,7 +167,7 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     if exact and max(w, h) >= 12 and (whole or crossed):
         return [upright] if off_centre(upright) < MOVED else [recentred(upright), upright]
     ink = np.clip((upright.astype(np.float32) - base) / span, 0, 1)
-    refit = fit(np.asarray(ink, np.float32), _stroke(mask))
+    refit = fit(np.asarray(ink, np.float32), stroke_of(mask))
     specks = exact and light_ink and cv2.connectedComponents(mask)[0] > 6
     # Cropped to the digit, or a digit with something across it? The model sees which.
     return [upright, refit] if specks else [refit, upright]
@@ -193,7 +193,8 @@ def _off_middle(image: Bytes) -> tuple[float, float]:
     return moments["m10"] / mass - middle, moments["m01"] / mass - middle
 
 
-def _stroke(mask: Bytes) -> float:
+def stroke_of(mask: Bytes) -> float:
+    """How wide the strokes of a mask (h, w) of 0 and 1 are, in pixels: twice the area by the length of the rim."""
     area = int(mask.sum())
     inner = int(cv2.erode(np.pad(mask, 1), np.ones((3, 3), np.uint8)).sum())
     return 2.0 * area / max(area - inner, 1)
