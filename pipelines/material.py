@@ -135,6 +135,7 @@ def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained |
         if not trained.overlap >= FLOOR:
             print(f"  WARNING: the segmenter finds too little (overlap {trained.overlap:.2f}) and is left out")
             return None
+        print(f"  the segmenter finds the strokes of validation photographs, overlap {trained.overlap:.2f}")
         write(file, trained.model)
         return trained.overlap
 
