@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import prometheus_client
 import pytest
@@ -18,9 +20,10 @@ from digits import front as front_module
 from digits.classifier import Classifier
 from digits.front import Front
 from digits.imaging import ImageError
+from digits.segmenter import Segmenter
 from digits.settings import Settings
 from digits.telemetry import Telemetry
-from tests.models import tiny_model
+from tests.models import tiny_model, tiny_segmenter
 from tests.serving import form, metrics_client, pictures, png
 
 HEADERS = [(b"content-type", b"image/png")]
@@ -120,6 +123,29 @@ def test_each_picture_is_decoded_once_and_scored_once(
     assert (len(read), sum(scored)) == (41, 1 + candidates)
     assert len(scored) <= 1 + 3  # 40 pictures, 16 together
     assert len(opened) <= 41
+
+
+def test_photographs_are_read_with_the_segmenter_of_the_model_that_answers(build: Callable[..., Front]) -> None:
+    scored: list[np.ndarray] = []
+
+    async def infer(images: np.ndarray) -> Any:
+        scored.append(images)
+        return (*model.classifier.scores(images), model)
+
+    # A broad shadow: by the tiny segmenter's rule all of it is strokes, by imaging's none of it.
+    picture = np.full((300, 300, 3), 230, np.uint8)
+    cv2.line(picture, (90, 60), (90, 240), (20, 20, 20), 12)
+    picture[:, 150:] = picture[:, 150:] // 2
+    content = cv2.imencode(".png", picture)[1].tobytes()
+    carried = base64.b64encode(tiny_segmenter()).decode()
+    app = build(infer)
+    for model in (Model(Classifier(tiny_model())), Model(Classifier(tiny_model(segmenter=carried)))):
+        app.current = lambda model=model: model
+        assert asyncio.run(ask(app, content)).status == 200
+    without, with_one = scored
+    assert len(with_one) == len(without) + 1
+    np.testing.assert_array_equal(with_one[:-1], without)
+    np.testing.assert_array_equal(with_one[-1], Segmenter(tiny_segmenter()).digit(picture))
 
 
 @pytest.mark.parametrize(("way", "copies"), [("whole", 0), ("in pieces", 1), ("as a form", 1)])
