@@ -16,13 +16,14 @@ from digits.data import Split
 from digits.handwriting import Field
 from digits.pens import depth_of, pick_pen
 from digits.scenery import Bytes, Floats
-from digits.segmenter import Segmenter
+from digits.segmenter import ROUND, SIDE, Segmenter, reduced
 from digits.workers import Progress, in_order
 
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
 UNLIKE = 0.4  # a candidate below this shows something beside the digit: a shadow's edge, a blot, part of the squares
+SMALL, AGAIN = 0.35, 0.7  # of the digits that take less of their picture so many are looked at from closer, too
 WRITTEN_SHARE = 0.2  # digits written from our own skeletons instead of taken from the data set
 
 
@@ -277,3 +278,58 @@ def make_photographs(
     made = list(in_order(make, count, seed, workers, progress))
     split = Split(np.stack([image for image, _, _ in made]), np.array([label for _, label, _ in made], np.int64))
     return Photographs(split, np.concatenate([beside for _, _, beside in made]))
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Pictures uint8 (n, 3, SIDE, SIDE) as `reduced` gives them, and how much of each pixel is ink, uint8 (n, SIDE,
+    SIDE)."""
+
+    pictures: Bytes
+    ink: Bytes
+
+
+def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
+    shot = shoot(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))
+    samples = [_reduced(shot)]
+    x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
+    size = max(w, h)
+    if 0 < size < SMALL * max(shot.ink.shape) and rng.random() < AGAIN:
+        reach = size * rng.uniform(ROUND - 0.3, ROUND + 0.9) / 2
+        middle = np.array([y + h / 2, x + w / 2]) + rng.uniform(-0.25, 0.25, 2) * reach
+        top, left = np.maximum(middle - reach, 0).astype(int)
+        bottom, right = (middle + reach).astype(int) + 1
+        part = slice(top, bottom), slice(left, right)
+        samples.append(_reduced(Shot(shot.picture[part], shot.ink[part])))
+    return samples
+
+
+def _reduced(shot: Shot) -> tuple[Bytes, Bytes]:
+    square, (height, width) = reduced(shot.picture)
+    method = cv2.INTER_AREA if max(shot.ink.shape) > SIDE else cv2.INTER_LINEAR
+    ink = np.zeros((SIDE, SIDE), np.uint8)
+    ink[:height, :width] = np.rint(cv2.resize(shot.ink, (width, height), interpolation=method) * 255)
+    return square, ink
+
+
+def make_strokes(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Strokes:
+    """Photographs `count` digits drawn at random, hard and easy ones; where they are small, many from closer too.
+
+    The same (images, labels, count, seed) give the same pictures, whatever `workers` is.
+    """
+    pictures = np.empty((2 * count, 3, SIDE, SIDE), np.uint8)  # no more of it is touched than is filled
+    ink = np.empty((2 * count, SIDE, SIDE), np.uint8)
+    filled = 0
+    for samples in in_order(partial(_samples, images, labels), count, seed, workers, progress):
+        for picture, strokes in samples:
+            pictures[filled], ink[filled] = picture, strokes
+            filled += 1
+    return Strokes(pictures[:filled], ink[:filled])

@@ -6,26 +6,19 @@ seen at that size is added; the last step gives four pixels at each place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from digits.export import exported
 from digits.fit import choose_device, precision
-from digits.ink import Bytes
-from digits.photographer import Shot, field_and_label, shoot
-from digits.segmenter import ROUND, SIDE, SURE, Segmenter, reduced
-from digits.workers import Progress, in_order
+from digits.photographer import Strokes
+from digits.segmenter import SIDE, SURE, Segmenter
+from digits.workers import Progress
 
 WIDTHS = (16, 32, 48, 64)
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 4e-3, 0.01
-SMALL, AGAIN = 0.35, 0.7  # of the digits that take less of their picture so many are looked at from closer, too
 MIRRORED, INVERTED = 0.5, 0.25  # shares of the pictures
 SMOOTH = 20.0  # pixels that keep the overlap of next to nothing from jumping
 
@@ -71,59 +64,6 @@ class Pyramid(nn.Module):
         for narrow, stage in zip(reversed(self.narrow), reversed(self.up), strict=True):
             whole = stage(F.interpolate(narrow(whole), scale_factor=2.0) + seen.pop())
         return F.pixel_shuffle(self.output(whole), 2)[:, 0]
-
-
-@dataclass(frozen=True)
-class Strokes:
-    """Pictures uint8 (n, 3, SIDE, SIDE) as `reduced` gives them, and how much of each pixel is ink, uint8 (n, SIDE,
-    SIDE)."""
-
-    pictures: Bytes
-    ink: Bytes
-
-
-def _sample(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
-    shot = shoot(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))
-    samples = [_reduced(shot)]
-    x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
-    size = max(w, h)
-    if 0 < size < SMALL * max(shot.ink.shape) and rng.random() < AGAIN:
-        reach = size * rng.uniform(ROUND - 0.3, ROUND + 0.9) / 2
-        middle = np.array([y + h / 2, x + w / 2]) + rng.uniform(-0.25, 0.25, 2) * reach
-        top, left = np.maximum(middle - reach, 0).astype(int)
-        bottom, right = (middle + reach).astype(int) + 1
-        part = slice(top, bottom), slice(left, right)
-        samples.append(_reduced(Shot(shot.picture[part], shot.ink[part])))
-    return samples
-
-
-def _reduced(shot: Shot) -> tuple[Bytes, Bytes]:
-    square, (height, width) = reduced(shot.picture)
-    method = cv2.INTER_AREA if max(shot.ink.shape) > SIDE else cv2.INTER_LINEAR
-    ink = np.zeros((SIDE, SIDE), np.uint8)
-    ink[:height, :width] = np.rint(cv2.resize(shot.ink, (width, height), interpolation=method) * 255)
-    return square, ink
-
-
-def make_strokes(
-    images: Bytes,
-    labels: npt.NDArray[np.int64],
-    count: int,
-    seed: int,
-    *,
-    workers: int = 2,
-    progress: Progress | None = None,
-) -> Strokes:
-    """Photographs `count` digits drawn at random, hard and easy ones; where they are small, many from closer too.
-
-    The same (images, labels, count, seed) give the same pictures, whatever `workers` is.
-    """
-    made = [
-        sample
-        for samples in in_order(partial(_sample, images, labels), count, seed, workers, progress)
-        for sample in samples
-    ]
-    return Strokes(np.stack([picture for picture, _ in made]), np.stack([ink for _, ink in made]))
 
 
 def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progress: Progress | None = None) -> Pyramid:

@@ -22,7 +22,7 @@ from digits.data import Data, Split, load
 from digits.fit import TrainingSet, choose_device
 from digits.imaging import Reading
 from digits.outliers import make_outliers, read_outliers
-from digits.photographer import Photographs, make_photographs
+from digits.photographer import Photographs, make_photographs, make_strokes
 from digits.segmenter import Segmenter
 from digits.settings import cores
 from pipelines import own, provenance
@@ -154,7 +154,7 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         strokes = {}
         for name, (digits, number, own_seed) in parts.items():
             with bar("photographs with known strokes", number) as progress:
-                strokes[name] = pyramid.make_strokes(
+                strokes[name] = make_strokes(
                     digits.images, digits.labels, number, own_seed, workers=cores(), progress=progress
                 )
         with bar("segmenter", 0) as progress:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from digits import pyramid
-from digits.pyramid import Pyramid, Strokes, make_strokes
+from digits.photographer import Strokes, make_strokes
+from digits.pyramid import Pyramid
 from digits.segmenter import SIDE, Segmenter
 from tests.models import tiny_segmenter
 from tests.test_photographer import IMAGES, LABELS
