@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
@@ -65,11 +66,11 @@ def in_order(
         return
     starts = range(0, count, _CHUNK)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start, (make,)) as pool:
-        futures = [pool.submit(_chunk, seed, start, min(start + _CHUNK, count)) for start in starts]
+        futures = deque(pool.submit(_chunk, seed, start, min(start + _CHUNK, count)) for start in starts)
         done = 0
         try:
-            for future in futures:
-                for made in future.result():
+            while futures:
+                for made in futures.popleft().result():  # and forgotten: results may be large
                     done += 1
                     yield made
                 if progress is not None:
