@@ -172,6 +172,21 @@ def photograph(digit: Bytes, rng: np.random.Generator, hardness: float) -> Bytes
     return shoot(handwriting.field_of(digit), rng, hardness).picture
 
 
+def sent_photograph(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    hardness: tuple[float, float],
+    segmenter: Segmenter | None,
+    rng: np.random.Generator,
+) -> tuple[bytes, imaging.Reading, int]:
+    """Photograph one of the digits (n, 28, 28) and send it: a JPEG file, what imaging reads in it, and its label."""
+    chosen = int(rng.integers(len(labels)))
+    picture = photograph(images[chosen], rng, rng.uniform(*hardness))
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+    encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), quality)[1].tobytes()
+    return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
+
+
 def reference(ink: Floats) -> Bytes:
     """What perfect imaging would hand over: the strokes fitted to 20 × 20 and centred by mass in 28 × 28, uint8."""
     x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))

@@ -24,7 +24,7 @@ from digits.data import Split
 from digits.imaging import ImageError, Reading
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
-from digits.photographer import photograph
+from digits.photographer import sent_photograph
 from digits.segmenter import Segmenter
 from digits.settings import cores
 from digits.workers import in_order
@@ -174,24 +174,9 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
 # -- photographs and folders ------------------------------------------------------------------------------------------
 
 
-def _photographed(
-    images: Images,
-    labels: NDArray[np.int64],
-    hardness: tuple[float, float],
-    segmenter: Segmenter | None,
-    rng: np.random.Generator,
-) -> tuple[bytes, Reading, int]:
-    chosen = int(rng.integers(len(labels)))
-    picture = photograph(images[chosen], rng, rng.uniform(*hardness))
-    encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])[
-        1
-    ].tobytes()
-    return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
-
-
 def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], name: str) -> Answers:
     """As many synthetic photographs as digits, sent as JPEG."""
-    make = partial(_photographed, digits.images, digits.labels, hardness, classifier.segmenter)
+    make = partial(sent_photograph, digits.images, digits.labels, hardness, classifier.segmenter)
     with bar(name, len(digits)) as progress:
         made = list(in_order(make, len(digits), SEED, cores(), progress))
     facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()
