@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ EPOCHS = 8  # of it
 FLOOR = 0.6  # an overlap below this is no help
 SEGMENTER_FILE = "segmenter.onnx"
 Arrays = dict[str, NDArray[np.generic]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,21 +149,14 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
     """A segmenter that has learnt from so many photographs of its own; a tenth as many of validation digits test it."""
 
     def make() -> Arrays:
-        parts = {
-            "train": (data.train, count, seed + 2),
-            "validation": (data.validation, max(50, count // 10), seed + 3),
-        }
-        strokes = {}
-        for name, (digits, number, own_seed) in parts.items():
-            with bar("photographs with known strokes", number) as progress:
-                strokes[name] = make_strokes(
-                    digits.images, digits.labels, number, own_seed, workers=cores(), progress=progress
-                )
+        label = "photographs with known strokes"
+        learnt = _made(make_strokes, data.train, count, seed + 2, label)
+        unseen = _made(make_strokes, data.validation, max(50, count // 10), seed + 3, label)
         with bar("segmenter", 0) as progress:
-            net = pyramid.fit(strokes["train"], epochs=EPOCHS, seed=seed, device=device, progress=progress)
+            net = pyramid.fit(learnt, epochs=EPOCHS, seed=seed, device=device, progress=progress)
         model = pyramid.to_onnx(net)
         try:
-            overlap = pyramid.overlap(Segmenter(model), strokes["validation"])
+            overlap = pyramid.overlap(Segmenter(model), unseen)
         except ValueError:  # no finite numbers
             overlap = 0.0
         return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap)}
@@ -175,16 +170,7 @@ def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: 
     """Synthetic photographs of these digits as imaging hands them over."""
 
     def make() -> Arrays:
-        with bar(label, count) as progress:
-            made = make_photographs(
-                digits.images,
-                digits.labels,
-                count,
-                seed,
-                workers=cores(),
-                progress=progress,
-                segmenter=segmenter,
-            )
+        made = _made(make_photographs, digits, count, seed, label, segmenter=segmenter)
         return {"images": made.digits.images, "labels": made.digits.labels, "beside": made.beside}
 
     arrays = cached(
@@ -201,16 +187,7 @@ def outliers_of(
     """Pictures uint8 (count, 28, 28) to train on that are no single digit, and the kind of each."""
 
     def make() -> Arrays:
-        with bar(label, count) as progress:
-            images, names = make_outliers(
-                digits.images,
-                digits.labels,
-                count,
-                seed,
-                workers=cores(),
-                progress=progress,
-                segmenter=segmenter,
-            )
+        images, names = _made(make_outliers, digits, count, seed, label, segmenter=segmenter)
         return {"images": images, "kinds": np.array(names)}
 
     facts = [fingerprint(digits), count, seed, named_by(segmenter)]
@@ -224,17 +201,7 @@ def read_outliers_of(
     """Pictures of these kinds that are no single digit, as imaging reads them, and the kind of each."""
 
     def make() -> Arrays:
-        with bar(label, count) as progress:
-            readings, names = read_outliers(
-                digits.images,
-                digits.labels,
-                count,
-                seed,
-                kinds=kinds,
-                workers=cores(),
-                progress=progress,
-                segmenter=segmenter,
-            )
+        readings, names = _made(read_outliers, digits, count, seed, label, kinds=kinds, segmenter=segmenter)
         return {
             "images": np.concatenate([reading.images for reading in readings]),
             "ends": np.cumsum([len(reading.images) for reading in readings]),
@@ -249,6 +216,12 @@ def read_outliers_of(
     flags = zip(arrays["crowded"].tolist(), arrays["blank"].tolist(), strict=True)
     readings = [Reading(images, *both) for images, both in zip(each, flags, strict=True)]
     return readings, [str(kind) for kind in arrays["kinds"]]
+
+
+def _made(make: Callable[..., T], digits: Split, count: int, seed: int, label: str, **more: Any) -> T:
+    """What `make` makes of these digits, on all cores, with a bar."""
+    with bar(label, count) as progress:
+        return make(digits.images, digits.labels, count, seed, workers=cores(), progress=progress, **more)
 
 
 def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Callable[[], Arrays]) -> Arrays:
