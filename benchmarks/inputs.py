@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import subprocess
 import sys
@@ -41,7 +40,7 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     from safetensors.torch import load_file
 
     from digits import export
-    from digits.classifier import SEGMENTER
+    from digits.classifier import carrying
     from digits.network import DigitNet
 
     source = weights or champion_weights()
@@ -50,7 +49,7 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     metadata = {"threshold": "0.5", "precision": "fp32"}
     segmenter = source.with_name("segmenter.onnx")
     if segmenter.exists():
-        metadata[SEGMENTER] = base64.b64encode(segmenter.read_bytes()).decode()
+        metadata |= carrying(segmenter.read_bytes())
         (folder / segmenter.name).write_bytes(segmenter.read_bytes())  # for peers that do not load the ONNX model
     served = net.eval() if form == "whole" else export.factorise(net, some_digits(1_797))
     torch.save(served, folder / "net.pt")  # the same form for all: a lighter one is no merit of a server

@@ -30,6 +30,11 @@ SIDE = 28
 SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
 
 
+def carrying(segmenter: bytes) -> dict[str, str]:
+    """The entry of a model's metadata that holds a segmenter, an ONNX file; `Classifier` takes it out again."""
+    return {SEGMENTER: base64.b64encode(segmenter).decode()}
+
+
 class ModelError(ValueError):
     """A model file that can't be served; the message is one line that says why."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import math
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from digits import export
-from digits.classifier import SEGMENTER
+from digits.classifier import carrying
 from digits.data import Data, Split
 from digits.fit import EpochReport, Recipe, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
@@ -226,7 +225,7 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     facts = {"temperature": temperature, "threshold": threshold, "precision": precision, "form": form, **cost}
     metadata = {"threshold": f"{threshold:.6f}", "precision": precision, "form": form}
     if material.segmenter:
-        metadata[SEGMENTER] = base64.b64encode(material.segmenter.model).decode()
+        metadata |= carrying(material.segmenter.model)
         facts["segmenter_overlap"] = material.segmenter.overlap
     return Built(export.with_metadata(chosen, metadata), facts)
 
