@@ -13,7 +13,7 @@ from digits.scenery import Bytes, Floats, smooth_field, white_noise
 
 def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
     """Light the scene in place: exposure, colour of the lamp, gradient, vignette, soft and hard shadows, a flash
-    spot.
+    spot, a lamp mirrored.
     """
     height, width = picture.shape[1:]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
@@ -42,6 +42,10 @@ def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
     lamp = np.maximum(lamp, 0.12) * np.float32(exposure)
     for plane, tint in zip(picture, (1 + warmth, 1.0, 1 - warmth), strict=True):
         plane *= lamp * np.float32(tint)
+    if rng.random() < 0.1 * hardness:  # a lamp mirrored in a glossy sheet or a board: ink and paper alike turn white
+        spot = (x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2
+        veil = np.float32(rng.uniform(0.2, 0.75)) * np.exp(-spot * np.float32(np.exp(rng.uniform(1, 3.5))))
+        picture += veil * (np.float32(1) - picture)
 
 
 def to_bytes(plane: Floats) -> Bytes:

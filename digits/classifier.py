@@ -44,7 +44,8 @@ class Answer:
     """What is said about one photograph.
 
     `digit` is the best guess and `probability` its calibrated probability among the ten digits; `accepted` is false
-    where the picture holds no digit that the model can stand behind. `chosen` is the index of the candidate used.
+    where the picture holds no digit that the model can stand behind. `chosen` is the index of the candidate used and
+    `score`, 0 to 1, what the threshold is held against; it is 0 where the reading alone says that there is no digit.
     """
 
     digit: int
@@ -52,6 +53,7 @@ class Answer:
     probabilities: tuple[float, ...]
     accepted: bool
     chosen: int
+    score: float
 
 
 class Classifier:
@@ -151,8 +153,11 @@ class Classifier:
             shares[chosen] += 0.5
             row = [sum(map(mul, shares, column)) for column in zip(*rows, strict=True)]
         probability = max(row)
-        accepted = scores[chosen] >= self.threshold and not reading.crowded and not reading.blank
-        return Answer(row.index(probability), probability, tuple(row), accepted, chosen)
+        usable = not reading.crowded and not reading.blank
+        score = scores[chosen] if usable else 0.0
+        return Answer(
+            row.index(probability), probability, tuple(row), usable and score >= self.threshold, chosen, score
+        )
 
     def classify(self, readings: Sequence[Reading]) -> list[Answer]:
         """One answer for each reading, with one model call for all their candidates."""

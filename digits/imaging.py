@@ -19,7 +19,7 @@ from digits.decoding import ImageError, Limits, decode
 from digits.ink import Bytes, Floats
 from digits.rulings import without_rulings
 from digits.segmenter import Segmenter
-from digits.shapes import JOINED, Shape, components, grouped, rivals
+from digits.shapes import JOINED, Shape, components, grouped, rivals, without_frames
 from digits.thumbnails import SIDE, as_mnist, fit, thumbnail
 
 __all__ = ["ImageError", "Limits", "Reading", "decode", "interpret", "read"]
@@ -223,7 +223,7 @@ def _views(ink: Floats, dark_ink: bool, belief: float, faint: bool = False, floo
 def _view(ink: Floats, dark_ink: bool, belief: float, faint: bool, floor: float) -> _View:
     height, width = ink.shape
     labels, parts = components(ink, max(floor, inks.noise_floor(ink, 2.5 if faint else 4.0)))
-    shapes = grouped(parts, height, width)
+    shapes = grouped(without_frames(labels, parts), height, width)
     least = (0.1 if faint else 0.025) * max(height, width)
     return _View(ink, labels, [shape for shape in shapes if shape.size >= max(least, 8)], dark_ink, belief)
 

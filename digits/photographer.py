@@ -23,6 +23,7 @@ from digits.workers import Progress, in_order
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
 UNLIKE = 0.4  # a candidate below this shows something beside the digit: a shadow's edge, a blot, part of the squares
+RECTANGULAR = 0.9  # of the smallest rectangle around it, an outline that encloses more is no 0: an ellipse has 0.79
 SMALL, AGAIN = 0.35, 0.7  # of the digits that take less of their picture so many are looked at from closer, too
 WRITTEN_SHARE = 0.2  # digits written from our own skeletons instead of taken from the data set
 
@@ -57,7 +58,7 @@ def _frame(rng: np.random.Generator, hardness: float) -> tuple[int, int, float]:
     """Height and width of the picture and height of the digit, in pixels."""
     height = float(np.clip(np.exp(rng.normal(np.log(210), 0.5)), 28, 1000))
     width = float(np.clip(height * np.exp(rng.normal(-0.08, 0.22)), 28, 1000))
-    low, high = 0.45 - 0.38 * hardness, 0.8 + 0.15 * hardness
+    low, high = 0.45 - 0.39 * hardness, 0.8 + 0.15 * hardness
     share = np.exp(rng.uniform(np.log(low), np.log(high)))
     size = max(share * min(height, 1.3 * width), 17.0)
     return round(max(height, size * 1.1)), round(max(width, size * 0.9)), float(size)
@@ -147,13 +148,17 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
 
     picture = scenery.board(height, width, rng) if dark_ground else scenery.paper(height, width, rng, hardness)
     wants_rules = rng.random() < 0.15 + 0.35 * hardness
-    wants_edge = rng.random() < 0.15 * hardness
-    if wants_rules or wants_edge:
+    wants_frame = rng.random() < 0.06 + 0.06 * hardness
+    wants_table = rng.random() < 0.06 + 0.16 * hardness
+    if wants_rules or wants_frame or wants_table:
         u, v = scenery.page_coordinates(pose, height, width)
+        box = _box_on_page(field, placed)
         if wants_rules:
             scenery.rule(picture, u, v, size, pen.strength, rng, hardness)
-        if wants_edge:
-            scenery.table_edge(picture, u, v, _box_on_page(field, placed), rng)
+        if wants_frame:
+            scenery.frame(picture, u, v, box, pen.colour, rng)
+        if wants_table:
+            scenery.table(picture, u, v, box, rng)
     alpha = ink * np.float32(pen.strength)
     if pen.grain > 0.05:
         alpha = alpha * np.clip(1 + np.float32(pen.grain) * scenery.fractal_noise(height, width, rng, 0.5), 0, 1)
@@ -226,7 +231,7 @@ def likeness(candidates: Bytes, target: Bytes) -> Floats:
 
 def reads_as_bar_or_ring(image: Bytes) -> bool:
     """Whether a picture (28, 28) holds just one straight bar or one plain ring, which anyone would take for a 1 or a
-    0.
+    0. The frame of a form is no ring.
     """
     mask = (image >= max(0.4 * float(image.max()), 40)).astype(np.uint8)
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -237,6 +242,8 @@ def reads_as_bar_or_ring(image: Bytes) -> bool:
     (_, (width, height), _), area = cv2.minAreaRect(outline), cv2.contourArea(outline)
     if min(width, height) + 1 < 0.36 * (max(width, height) + 1):
         return True
+    if area > RECTANGULAR * width * height:
+        return False
     holes = [cv2.contourArea(o) for o, level in zip(outlines, levels[0], strict=True) if level[3] == outer[0]]
     solid = area / max(cv2.contourArea(cv2.convexHull(outline)), 1)
     return bool(holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86)

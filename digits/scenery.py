@@ -216,26 +216,66 @@ def clutter(picture: Floats, box: tuple[float, float, float, float], rng: np.ran
         blend(picture, [0.15, 0.15, 0.17], mask * np.float32(0.8 / 255))
 
 
-def table_edge(
+def table(
     picture: Floats, u: Floats, v: Floats, box: tuple[float, float, float, float], rng: np.random.Generator
 ) -> None:
-    """Let the page end in place, beyond the digit's `box` in page pixels (left, top, right, bottom): the table shows,
-    the page casts a thin shadow.
+    """Let the page end in place, on one to four sides, beyond the digit's `box` in page pixels (left, top, right,
+    bottom): the table shows, plain or of wood, and the page casts a thin shadow.
     """
     height, width = picture.shape[1:]
-    side = int(rng.integers(4))
-    coordinate = u if side % 2 == 0 else v
-    away = -coordinate if side < 2 else coordinate
-    near = -box[side] if side < 2 else box[side]
-    room = float(away.max()) - near
-    if room < 6:
-        return
-    edge = near + room * rng.uniform(0.3, 0.95)
-    beyond = away - np.float32(edge)
-    table = rng.uniform(0.08, 0.75) * np.clip(np.array([1, 0.85, 0.7]) + rng.normal(0, 0.12, 3), 0.2, 1.2)
+    beyond = np.full((height, width), -np.inf, np.float32)
+    for side in rng.permutation(4)[: rng.choice([1, 2, 3, 4], p=[0.4, 0.2, 0.1, 0.3])]:
+        coordinate = u if side % 2 == 0 else v
+        away = -coordinate if side < 2 else coordinate
+        near = -box[side] if side < 2 else box[side]
+        room = float(away.max()) - near
+        if room >= 6:
+            edge = near + room * rng.uniform(0.15, 0.95)
+            np.maximum(beyond, away - np.float32(edge), out=beyond)
+    tone = rng.uniform(0.06, 0.75) * np.clip(np.array([1, 0.85, 0.7]) + rng.normal(0, 0.12, 3), 0.2, 1.2)
     shadow = np.clip(1 - beyond / np.float32(rng.uniform(2, 0.05 * height + 3)), 0, 1)
-    grain = 1 + np.float32(rng.uniform(0.02, 0.2)) * fractal_noise(height, width, rng, 1.0) - np.float32(0.5) * shadow
+    grain = fractal_noise(height, width, rng, 1.0)
+    if rng.random() < 0.4:  # of wood
+        streaks = max(2, width // 24)
+        grain = np.asarray(cv2.resize(fractal_noise(height, streaks, rng, 0.5), (width, height)), np.float32)
+    surface = np.maximum(1 + np.float32(rng.uniform(0.02, 0.2)) * grain - np.float32(0.5) * shadow, 0.05)
     alpha = np.clip(beyond + np.float32(0.5), 0, 1)
-    grain = np.maximum(grain, 0.05)
-    for plane, tone in zip(picture, table.astype(np.float32), strict=True):
-        plane += alpha * (grain * tone - plane)
+    for plane, level in zip(picture, tone.astype(np.float32), strict=True):
+        plane += alpha * (surface * level - plane)
+
+
+def frame(
+    picture: Floats,
+    u: Floats,
+    v: Floats,
+    box: tuple[float, float, float, float],
+    pen: npt.NDArray[np.float32],
+    rng: np.random.Generator,
+) -> None:
+    """Put the digit's `box` in page pixels (left, top, right, bottom) into a field of a form, in place: one rectangle,
+    printed or drawn by hand, at times with the `pen` (its RGB), or one of a row of them.
+    """
+    height, width = picture.shape[1:]
+    left, top, right, bottom = box
+    size = max(right - left, bottom - top)
+    margins = size * np.exp(rng.uniform(np.log(0.05), np.log(0.8), 4))
+    left, top, right, bottom = left - margins[0], top - margins[1], right + margins[2], bottom + margins[3]
+    across, down = (right - left) / 2, (bottom - top) / 2
+    x, y = np.abs(u - np.float32((left + right) / 2)), np.abs(v - np.float32((top + bottom) / 2))
+    by_hand = rng.random() < 0.4
+    if rng.random() < 0.3:  # a row of fields
+        side = np.abs(x - np.float32(2 * across) * np.rint(x / np.float32(2 * across)))  # from the nearest one's middle
+        off = np.minimum(np.where(y < down, np.abs(side - np.float32(across)), np.inf), np.abs(y - np.float32(down)))
+    else:
+        round_off = np.float32(min(across, down) * (rng.uniform(0, 0.4) if rng.random() < 0.3 else 0))
+        dx, dy = x - np.float32(across) + round_off, y - np.float32(down) + round_off
+        outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
+        off = np.abs(outside + np.minimum(np.maximum(dx, dy), 0) - round_off)
+    half = max(size * np.exp(rng.uniform(np.log(0.004), np.log(0.04))), 0.4)
+    if by_hand:
+        wobble = smooth_field(height, width, rng, 6) - np.float32(0.5)
+        off = np.abs(off + wobble * np.float32(size * rng.uniform(0.01, 0.08)))
+    tints = [[0.1, 0.1, 0.12], [0.5, 0.5, 0.5], [0.2, 0.3, 0.7], [0.8, 0.3, 0.25], [0.2, 0.5, 0.35], [0.85, 0.55, 0.2]]
+    tint = pen if by_hand and rng.random() < 0.6 else tints[rng.integers(6)]
+    line = np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half))
+    blend(picture, tint, np.asarray(line, np.float32) * np.float32(rng.uniform(0.3, 0.95)))

@@ -13,6 +13,9 @@ from digits.ink import Floats
 MOST_PARTS = 60
 JOINED = 3  # from so many parts on, what was joined may be a line of writing that does not belong
 ALONE = 0.4  # what the main part of such a shape counts at least, beside the whole
+FRAMED = 0.25  # of a frame's shorter side, what a digit in it has at least
+HOLLOW = 0.03  # of a frame's inside, how much its own strokes may cover
+RECTANGULAR = 0.87  # of the smallest rectangle around it, what a frame's outline encloses: an ellipse has 0.79
 CUT = 0.36  # the share of its own darkness below which ink is blur or shadow
 WINDOW = 0.15  # "its own": as a share of the long side, how far around a pixel of a patch that is more than a digit
 
@@ -98,6 +101,33 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
         shape = Shape((x, y, w, h), (label,), float(own.sum()), float(own[area * 7 // 10]), stroke, sides, 0.0)
         shapes.append(_scored(shape, height, width))
     return labels, shapes
+
+
+def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape]:
+    """The components without rectangles that enclose another: the field of a form, a frame around the digit.
+
+    A 0 encloses less of the rectangle around it, and nothing of a digit's size.
+    """
+    return [shape for shape in shapes if not (_encloses_one_of(shape, shapes) and _rectangular(labels, shape))]
+
+
+def _encloses_one_of(frame: Shape, shapes: list[Shape]) -> bool:
+    x, y, w, h = frame.box
+    return any(
+        x < a and y < b and a + c < x + w and b + d < y + h and max(c, d) > FRAMED * min(w, h)
+        for a, b, c, d in (shape.box for shape in shapes if shape is not frame)
+    )
+
+
+def _rectangular(labels: NDArray[np.int32], shape: Shape) -> bool:
+    """Whether a component is the outline of a rectangle, turned or not, with nothing of its own inside."""
+    x, y, w, h = shape.box
+    mask = (labels[y : y + h, x : x + w] == shape.labels[0]).astype(np.uint8)
+    if mask[h // 5 : h - h // 5, w // 5 : w - w // 5].mean() > HOLLOW:
+        return False
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    _, (width, height), _ = cv2.minAreaRect(outlines[0])
+    return cv2.contourArea(outlines[0]) > RECTANGULAR * width * height
 
 
 def _more_than_a_digit(stats: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -116,7 +116,7 @@ def prepare(
     )
     none: NDArray[np.uint8] | None = None
     if outliers:
-        none = outliers_of(data.train, outliers, seed, "pictures of no digit", segmenter)[0]
+        none = outliers_of(data.train, outliers, seed, "pictures of no digit", segmenter)
         if taken:
             none = np.concatenate([none, taken.beside])
     photographed = own.joined(taken.digits if taken else None, extra)
@@ -183,16 +183,14 @@ def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: 
 
 def outliers_of(
     digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None
-) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pictures uint8 (count, 28, 28) to train on that are no single digit, and the kind of each."""
+) -> NDArray[np.uint8]:
+    """Pictures uint8 (count, 28, 28) to train on that are no single digit."""
 
     def make() -> Arrays:
-        images, names = _made(make_outliers, digits, count, seed, label, segmenter=segmenter)
-        return {"images": images, "kinds": np.array(names)}
+        return {"images": _made(make_outliers, digits, count, seed, label, segmenter=segmenter)[0]}
 
     facts = [fingerprint(digits), count, seed, named_by(segmenter)]
-    arrays = cached("outliers", ("digits.outliers",), facts, make)
-    return np.asarray(arrays["images"], np.uint8), [str(kind) for kind in arrays["kinds"]]
+    return np.asarray(cached("outliers", ("digits.outliers",), facts, make)["images"], np.uint8)
 
 
 def read_outliers_of(

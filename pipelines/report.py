@@ -248,8 +248,9 @@ def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Ro
     rows = []
     for label, kinds in NOT_DIGITS.items():
         readings, names = read_outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
-        refused = np.array([not answer.accepted for answer in classifier.classify(readings)])
-        area = auroc(true_scores, _beliefs(classifier, readings))
+        answers = classifier.classify(readings)
+        refused = np.array([not answer.accepted for answer in answers])
+        area = auroc(true_scores, np.array([answer.score for answer in answers], np.float32))
         rows.append(Row("no digit", label, len(readings), None, None, None, None, float(refused.mean()), area))
         for kind in sorted(set(names)):
             of_kind = np.array([name == kind for name in names])
@@ -257,15 +258,6 @@ def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Ro
                 Row("no digit", kind, int(of_kind.sum()), None, None, None, None, float(refused[of_kind].mean()))
             )
     return rows
-
-
-def _beliefs(classifier: Classifier, readings: Sequence[Reading]) -> NDArray[np.float32]:
-    """How surely each picture is one digit, (n,): the score of its best candidate, 0 where it can't be accepted."""
-    probabilities, digitness = _scores(classifier, np.concatenate([reading.images for reading in readings]))
-    ends = np.cumsum([len(reading.images) for reading in readings])
-    best = [part.max() for part in np.split(digitness * probabilities.max(axis=1), ends[:-1])]
-    usable = [not reading.crowded and not reading.blank for reading in readings]
-    return np.where(usable, np.array(best, np.float32), np.float32(0))
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

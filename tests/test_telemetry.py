@@ -60,8 +60,8 @@ def test_everything_is_written_by_the_time_that_a_scrape_is_answered(
     async def work() -> tuple[dict[tuple[str, str], float], ...]:
         for _ in range(3):
             counted.begin()
-        counted.answer(Answer(7, 0.93, (0.1,) * 10, True, 0), crowded=False, blank=False)
-        counted.answer(Answer(7, 0.42, (0.1,) * 10, True, 0), crowded=False, blank=False)
+        counted.answer(Answer(7, 0.93, (0.1,) * 10, True, 0, 0.9), crowded=False, blank=False)
+        counted.answer(Answer(7, 0.42, (0.1,) * 10, True, 0, 0.9), crowded=False, blank=False)
         counted.end()
         counted.request("/predict", 200, 0.003)
         early = samples(registry)
