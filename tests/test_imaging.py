@@ -126,6 +126,14 @@ def test_a_table_beside_the_page_does_not_matter() -> None:
     assert alike(interpret(picture).images[0], REFERENCE) > 0.9
 
 
+@pytest.mark.parametrize("colour", [(60, 60, 60), (200, 80, 70), (150, 160, 200)])
+@pytest.mark.parametrize("turned", [0, 6])
+def test_a_frame_around_the_digit_does_not_matter(colour: tuple[int, int, int], turned: int) -> None:
+    corners = np.array([[40, 40 + turned], [160 - turned, 40], [160, 200 - turned], [40 + turned, 200]])
+    picture = cv2.polylines(page(), [corners], True, colour, 3, cv2.LINE_AA)
+    assert alike(interpret(seven(picture, 70, 60, 110)).images[0], REFERENCE) > 0.9
+
+
 def writing(picture: Bytes, top: int) -> Bytes:
     """Two lines of small strokes right under a digit."""
     for row in (top, top + 20):

@@ -6,9 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from digits import handwriting, imaging, scenery, workers
+from digits import camera, handwriting, imaging, scenery, workers
 from digits.handwriting import DIGITS, field_of, thin, write_digit
-from digits.photographer import RECOGNISABLE, likeness, make_photographs, photograph, reference, shoot
+from digits.photographer import (
+    RECOGNISABLE,
+    likeness,
+    make_photographs,
+    photograph,
+    reads_as_bar_or_ring,
+    reference,
+    shoot,
+)
 
 LABELS = np.arange(30, dtype=np.int64) % 10
 
@@ -125,6 +133,15 @@ def test_likeness_is_one_for_the_same_and_lower_for_another() -> None:
     assert alike[3] == 0
 
 
+def test_bars_and_rings_read_as_digits_and_the_frame_of_a_form_does_not() -> None:
+    bar, ring, frame, seven = (np.zeros((28, 28), np.uint8) for _ in range(4))
+    bar[4:24, 12:15] = 255
+    cv2.ellipse(ring, (14, 14), (6, 9), 0, 0, 360, 255, 2)
+    cv2.rectangle(frame, (6, 4), (21, 23), 255, 2)
+    cv2.polylines(seven, [np.array([[8, 5], [20, 5], [12, 23]])], False, 255, 2)
+    assert [reads_as_bar_or_ring(image) for image in (bar, ring, frame, seven)] == [True, True, False, False]
+
+
 def test_a_reference_is_framed_as_mnist_is() -> None:
     ink = np.zeros((300, 200), np.float32)
     ink[40:200, 90:110] = 1
@@ -164,6 +181,46 @@ def test_a_ruled_page_has_more_edges_than_a_plain_one() -> None:
         scenery.rule(page, u, v, 50.0, 0.8, rng, 0.5)
         assert page.min() < 0.89
         assert (page > 0.85).mean() > 0.3
+
+
+def test_a_table_leaves_the_digit_and_its_surroundings_alone() -> None:
+    box, shown = (40.0, 50.0, 70.0, 95.0), 0
+    for seed in range(20):
+        page = scenery.sheet_of(160, 120, [0.9, 0.9, 0.9])
+        u, v = scenery.page_coordinates(np.eye(3), 160, 120)
+        scenery.table(page, u, v, box, np.random.default_rng(seed))
+        table = (page < 0.89).any(0)
+        assert not table[50:95, 40:70].any()
+        assert page.min() >= 0
+        shown += table.mean() > 0.05
+    assert shown > 15
+
+
+def test_a_frame_goes_around_the_digit_and_not_through_it() -> None:
+    box, enclosed = (60.0, 50.0, 100.0, 110.0), 0
+    for seed in range(30):
+        page = scenery.sheet_of(160, 160, [0.9, 0.9, 0.9])
+        u, v = scenery.page_coordinates(np.eye(3), 160, 160)
+        scenery.frame(page, u, v, box, np.array([0.1, 0.1, 0.5], np.float32), np.random.default_rng(seed))
+        line = (page < 0.85).any(0)
+        assert line.any()
+        assert line[50:110, 60:100].mean() < 0.12
+        around = line[80, :60].any(), line[80, 100:].any(), line[:50, 80].any(), line[110:, 80].any()
+        enclosed += sum(around) == 4
+    assert enclosed > 8  # of the others a side lies outside the picture
+
+
+def test_a_mirrored_lamp_takes_the_contrast_from_ink_but_not_all_of_it() -> None:
+    def contrast(seed: int) -> np.ndarray:
+        scene = scenery.sheet_of(60, 60, [0.9, 0.9, 0.9])
+        scene[:, :, ::2] = 0.2
+        camera.light(scene, np.random.default_rng(seed), 1.0)
+        assert np.isfinite(scene).all()
+        return np.asarray((scene[1, :, 1::2] - scene[1, :, ::2]) / scene[1, :, 1::2])
+
+    least = [float(contrast(seed).min()) for seed in range(150)]
+    assert 5 < sum(low < 0.5 for low in least) < 30  # without one it is 0.78 everywhere
+    assert min(least) > 0.05
 
 
 def test_page_coordinates_follow_the_homography() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from digits import shapes
-from digits.shapes import components, grouped, rivals
+from digits.shapes import components, grouped, rivals, without_frames
 
 SIZE = 240
 
@@ -139,3 +139,36 @@ def test_the_number_of_passes_over_a_map_does_not_grow_with_what_is_on_it(monkey
         counts.append(sorted(passes))
     assert counts[0] == counts[1]
     assert len(counts[0]) == 3
+
+
+FRAME = (((30, 40), (210, 30)), ((210, 30), (218, 205)), ((218, 205), (38, 215)), ((38, 215), (30, 40)))
+DIGIT = (((100, 80), (140, 80)), ((140, 80), (110, 170)))
+
+
+def kept_of(ink: np.ndarray) -> list:
+    return without_frames(*components(ink, 10))
+
+
+def test_a_frame_around_a_digit_is_no_stroke() -> None:
+    assert [shape.size for shape in kept_of(ink_of(*FRAME, *DIGIT, pen=5))] == [
+        max(s.size for s in kept_of(ink_of(*DIGIT, pen=5)))
+    ]
+
+
+def test_an_empty_rectangle_may_be_a_digit() -> None:
+    assert len(kept_of(ink_of(*FRAME, pen=5))) == 1
+
+
+def test_a_ring_with_a_dot_in_it_is_kept() -> None:
+    ink = np.zeros((SIZE, SIZE), np.float32)
+    cv2.ellipse(ink, (120, 120), (60, 85), 0, 0, 360, 120, 8)
+    assert len(kept_of(ink)) == 1
+    cv2.line(ink, (120, 90), (120, 150), 120, 6)
+    assert len(kept_of(ink)) == 2
+
+
+def test_a_digit_that_touches_its_frame_is_kept_with_it() -> None:
+    assert (
+        len(kept_of(ink_of(*FRAME, ((100, 80), (140, 80)), ((140, 80), (34, 120)), ((150, 150), (200, 160)), pen=5)))
+        == 2
+    )
