@@ -12,8 +12,8 @@ from digits.scenery import Bytes, Floats, smooth_field, white_noise
 
 
 def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
-    """Light the scene in place: exposure, colour of the lamp, gradient, vignette, soft and hard shadows, a flash
-    spot, a lamp mirrored.
+    """Light the scene in place: exposure, colour of the lamp, gradient, vignette, soft and hard shadows, a blind, a
+    flash spot, a lamp mirrored.
     """
     height, width = picture.shape[1:]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
@@ -34,6 +34,11 @@ def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
             - np.float32(rng.uniform(0.1, 0.6))
             * np.clip((across - np.float32(rng.uniform(-0.7, 0.7))) / softness, 0, 1)
         )
+    if rng.random() < 0.08 * hardness:  # through a blind
+        angle = rng.uniform(0, 2 * np.pi)
+        waves = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y) * np.float32(rng.uniform(3, 20))
+        slats = 1 / (1 + np.exp(np.float32(-rng.uniform(2, 15)) * np.sin(waves + np.float32(rng.uniform(0, 6.3)))))
+        lamp = lamp * (1 - np.float32(rng.uniform(0.15, 0.5)) * slats)
     if rng.random() < 0.1 * hardness:
         spot = (x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2
         lamp = lamp + np.float32(rng.uniform(0.2, 0.8)) * np.exp(-spot * np.float32(rng.uniform(2, 12)))
@@ -42,7 +47,7 @@ def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
     lamp = np.maximum(lamp, 0.12) * np.float32(exposure)
     for plane, tint in zip(picture, (1 + warmth, 1.0, 1 - warmth), strict=True):
         plane *= lamp * np.float32(tint)
-    if rng.random() < 0.1 * hardness:  # a lamp mirrored in a glossy sheet or a board: ink and paper alike turn white
+    if rng.random() < 0.15 * hardness:  # a lamp mirrored in a glossy sheet or a board: ink and paper alike turn white
         spot = (x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2
         veil = np.float32(rng.uniform(0.2, 0.75)) * np.exp(-spot * np.float32(np.exp(rng.uniform(1, 3.5))))
         picture += veil * (np.float32(1) - picture)
