@@ -14,21 +14,26 @@ MOST_PARTS = 60
 JOINED = 3  # from so many parts on, what was joined may be a line of writing that does not belong
 ALONE = 0.4  # what the main part of such a shape counts at least, beside the whole
 FRAMED = 0.25  # of a frame's shorter side, what a digit in it has at least
-HOLLOW = 0.03  # of a frame's inside, how much its own strokes may cover
-RECTANGULAR = 0.87  # of the smallest rectangle around it, what a frame's outline encloses: an ellipse has 0.79
+HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
+RECTANGULAR = 0.87  # of the smallest rectangle around it, what a field of a form is at least: an ellipse is 0.79
+LINE = 0.04  # of its height, what a written 1 is wider than
+LIKE = 0.75  # of the size of one field, what the next one's is at least
 CUT = 0.36  # the share of its own darkness below which ink is blur or shadow
 WINDOW = 0.15  # "its own": as a share of the long side, how far around a pixel of a patch that is more than a digit
+
+
+Box = tuple[int, int, int, int]  # left, top, width, height
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Strokes taken as one thing.
 
-    `box` is left, top, width, height; `labels` the components it is made of; `mass` the ink in it; `level` its usual
+    `box` is where it lies; `labels` the components it is made of; `mass` the ink in it; `level` its usual
     darkness; `stroke` its width; `sides` how many sides of the frame it touches; `score` how likely it is the digit.
     """
 
-    box: tuple[int, int, int, int]
+    box: Box
     labels: tuple[int, ...]
     mass: float
     level: float
@@ -104,30 +109,55 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
 
 
 def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape]:
-    """The components without rectangles that enclose another: the field of a form, a frame around the digit.
+    """The components without the lines of a form: what encloses another in a rectangle, and empty fields beside it.
 
     A 0 encloses less of the rectangle around it, and nothing of a digit's size.
     """
-    return [shape for shape in shapes if not (_encloses_one_of(shape, shapes) and _rectangular(labels, shape))]
+    fields = {shape: _fields(labels, shape) for shape in shapes if _encloses_one_of(shape, shapes)}
+    frames = {shape: [field for field in found if _filled(field, shape, shapes)] for shape, found in fields.items()}
+    frames = {shape: found for shape, found in frames.items() if found}
+    if not frames:
+        return shapes
+    sizes = [max(w, h) for found in frames.values() for _, _, w, h in found]
+
+    def empty(shape: Shape) -> bool:
+        like = any(LIKE * size < shape.size < size / LIKE for size in sizes)
+        return like and any(LIKE * shape.size < max(w, h) for _, _, w, h in _fields(labels, shape))
+
+    return [shape for shape in shapes if shape not in frames and not empty(shape)]
 
 
 def _encloses_one_of(frame: Shape, shapes: list[Shape]) -> bool:
-    x, y, w, h = frame.box
-    return any(
-        x < a and y < b and a + c < x + w and b + d < y + h and max(c, d) > FRAMED * min(w, h)
-        for a, b, c, d in (shape.box for shape in shapes if shape is not frame)
-    )
+    return any(_within(shape.box, frame.box) for shape in shapes if shape is not frame)
 
 
-def _rectangular(labels: NDArray[np.int32], shape: Shape) -> bool:
-    """Whether a component is the outline of a rectangle, turned or not, with nothing of its own inside."""
+def _within(box: Box, around: Box) -> bool:
+    x, y, w, h = around
+    a, b, c, d = box
+    return x <= a and y <= b and a + c <= x + w and b + d <= y + h
+
+
+def _filled(field: Box, frame: Shape, shapes: list[Shape]) -> bool:
+    """Whether something of a digit's size is in it."""
+    least = FRAMED * min(field[2:])
+    return any(shape.size > least and _within(shape.box, field) for shape in shapes if shape is not frame)
+
+
+def _fields(labels: NDArray[np.int32], shape: Shape) -> list[Box]:
+    """The rectangular holes of a component, turned or not: left, top, width, height of each."""
     x, y, w, h = shape.box
     mask = (labels[y : y + h, x : x + w] == shape.labels[0]).astype(np.uint8)
-    if mask[h // 5 : h - h // 5, w // 5 : w - w // 5].mean() > HOLLOW:
-        return False
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    _, (width, height), _ = cv2.minAreaRect(outlines[0])
-    return cv2.contourArea(outlines[0]) > RECTANGULAR * width * height
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    fields: list[Box] = []
+    for outline, level in zip(outlines, levels[0], strict=True):
+        _, (width, height), _ = cv2.minAreaRect(outline)
+        if level[3] < 0 or min(width, height) < 8 or cv2.contourArea(outline) < RECTANGULAR * width * height:
+            continue
+        left, top, across, down = cv2.boundingRect(outline)
+        inside = mask[top + down // 5 : top + down - down // 5, left + across // 5 : left + across - across // 5]
+        if inside.mean() < HOLLOW:  # no stroke of a digit hangs on it
+            fields.append((x + left, y + top, across, down))
+    return fields
 
 
 def _more_than_a_digit(stats: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -258,12 +288,15 @@ def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:
 
 
 def rivals(shapes: list[Shape]) -> list[Shape]:
-    """The shapes beside the first that could be digits too: about as high, as heavy and as dark, inside the frame."""
+    """The shapes beside the first that could be digits too: about as high, as heavy and as dark, inside the frame, and
+    no line of a form, which is straighter and thinner for its length than a written 1."""
     main = shapes[0]
     found = []
     for other in shapes[1:]:
         *_, w, h = other.box
         if other.sides or other.size < 0.5 * main.size or h < 0.45 * main.box[3] or other.mass < 0.2 * main.mass:
+            continue
+        if w < LINE * h:
             continue
         if not 0.4 < other.level / main.level < 2.5 or not 0.4 < other.stroke / main.stroke < 2.5 or w > 2 * h:
             continue

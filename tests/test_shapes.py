@@ -155,6 +155,23 @@ def test_a_frame_around_a_digit_is_no_stroke() -> None:
     ]
 
 
+def test_the_fields_of_a_form_are_no_strokes_and_no_rivals() -> None:
+    ink = ink_of(*DIGIT, pen=5)
+    for left in (10, 82, 154):
+        cv2.rectangle(ink, (left, 60), (left + 72, 190), 120, 3)
+    assert [shape.size for shape in kept_of(ink)] == [max(shape.size for shape in kept_of(ink_of(*DIGIT, pen=5)))]
+    apart = ink_of(*DIGIT, pen=5)
+    for left in (10, 85, 160):
+        cv2.rectangle(apart, (left, 60), (left + 66, 190), 120, 3)
+    assert len(kept_of(apart)) == 1
+
+
+def test_a_line_of_a_form_is_no_rival() -> None:
+    beside = ((200, 40), (200, 200))
+    assert rivals(shapes_of(ink_of(*DIGIT, beside, pen=3))) == []
+    assert rivals(shapes_of(ink_of(*DIGIT, beside, pen=8))) != []
+
+
 def test_an_empty_rectangle_may_be_a_digit() -> None:
     assert len(kept_of(ink_of(*FRAME, pen=5))) == 1
 
