@@ -58,10 +58,16 @@ def soft_noise(shape: tuple[int, ...], cells: tuple[int, int], rng: Generator) -
     return cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def faded(shape: tuple[int, ...], share: float) -> np.ndarray:
-    """1 inside, falling to 0 at the rim, (h, w, 1)."""
-    down, across = (np.minimum(np.arange(n), np.arange(n)[::-1]) / (share * n) for n in shape[:2])
-    return np.clip(np.minimum(down[:, None], across[None]), 0, 1)[..., None]
+def blank_page(height: int, width: int, colour: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(colour, (height, width, 3)).astype(np.float32, order="C")
+
+
+def lay(picture: Picture, page: np.ndarray, top: int, left: int, rim: float) -> None:
+    """Puts a picture on a page (h, w, 3) in place; `rim`, a share of its sides, fades into the page."""
+    height, width = picture.shape[:2]
+    down, across = (np.minimum(np.arange(n), np.arange(n)[::-1]) / (rim * n) for n in (height, width))
+    part = page[top : top + height, left : left + width]
+    part += np.clip(np.minimum(down[:, None], across[None]), 0, 1)[..., None] * (picture - part)
 
 
 # -- paper ------------------------------------------------------------------------------------------------------------
@@ -134,10 +140,8 @@ def blinds(picture: Picture, rng: Generator) -> Picture:
     height = len(picture)
     x, y = places(picture)
     turn = rng.uniform(-0.6, 0.6) + np.pi / 2 * (rng.random() < 0.3)
-    waves = np.sin(
-        2 * np.pi * ((np.cos(turn) * y + np.sin(turn) * x) / (height * rng.uniform(0.15, 0.45)) + rng.random())
-    )
-    return lit(picture, 1 - rng.uniform(0.25, 0.5) / (1 + np.exp(-waves * rng.uniform(3, 15))))
+    slats = (np.cos(turn) * y + np.sin(turn) * x) / (height * rng.uniform(0.15, 0.45)) + rng.random()
+    return lit(picture, 1 - rng.uniform(0.25, 0.5) * step(np.sin(2 * np.pi * slats) * rng.uniform(3, 15)))
 
 
 def vignette(picture: Picture, rng: Generator) -> Picture:
@@ -235,11 +239,10 @@ def on_a_page(picture: Picture, rng: Generator, low: float, high: float) -> Pict
     scale = rng.uniform(low, high) * height / len(picture)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)[: height - 20, : width - 20]
-    page = np.broadcast_to(paper(picture), (height, width, 3)).astype(np.float32, order="C")
+    page = blank_page(height, width, paper(picture))
     page = page + (1.3 * soft_noise(page.shape, (40, 30), rng) + rng.normal(0, 2, page.shape[:2]))[..., None]
     top, left = rng.integers(10, height - small.shape[0] - 9), rng.integers(10, width - small.shape[1] - 9)
-    part = page[top : top + small.shape[0], left : left + small.shape[1]]
-    part[:] += faded(small.shape, 0.08) * (small - part)
+    lay(small, page, top, left, 0.08)
     return rounded(page)
 
 
@@ -268,10 +271,9 @@ def framed(picture: Picture, rng: Generator) -> Picture:
 def in_a_form(picture: Picture, rng: Generator) -> Picture:
     """The photograph in one of a row of printed fields, words above them."""
     height, width = picture.shape[:2]
-    page = np.broadcast_to(paper(picture), (int(height * 1.5), int(width * 2.2), 3)).astype(np.float32, order="C")
+    page = blank_page(int(height * 1.5), int(width * 2.2), paper(picture))
     left, top = int(rng.uniform(0.1, 1.1) * width), int(height * 0.35)
-    part = page[top : top + height, left : left + width]
-    part[:] += faded(picture.shape, 0.06) * (picture - part)
+    lay(picture, page, top, left, 0.06)
     form, colour, line = rounded(page), rng.integers(20, 110, 3).tolist(), max(1, width // 110)
     for field in range(-3, 4):
         start = left + field * width

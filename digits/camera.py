@@ -26,8 +26,7 @@ def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
     if rng.random() < 0.15 + 0.3 * hardness:
         lamp = lamp * (1 - np.float32(rng.uniform(0.1, 0.5)) * np.clip(smooth_field(height, width, rng, 4), 0, 1))
     for _ in range(rng.binomial(2, 0.06 + 0.22 * hardness)):  # the edge of a shadow: a hand, a phone, a window frame
-        angle = rng.uniform(0, 2 * np.pi)
-        across = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y + np.float32(rng.uniform(0, 0.3)) * x * y
+        across = _across(x, y, rng) + np.float32(rng.uniform(0, 0.3)) * x * y
         softness = np.float32(np.exp(rng.uniform(np.log(0.04), np.log(0.8))))
         lamp = lamp * (
             1
@@ -35,12 +34,11 @@ def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
             * np.clip((across - np.float32(rng.uniform(-0.7, 0.7))) / softness, 0, 1)
         )
     if rng.random() < 0.08 * hardness:  # through a blind
-        angle = rng.uniform(0, 2 * np.pi)
-        waves = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y) * np.float32(rng.uniform(3, 20))
+        waves = _across(x, y, rng) * np.float32(rng.uniform(3, 20))
         slats = 1 / (1 + np.exp(np.float32(-rng.uniform(2, 15)) * np.sin(waves + np.float32(rng.uniform(0, 6.3)))))
         lamp = lamp * (1 - np.float32(rng.uniform(0.15, 0.5)) * slats)
     if rng.random() < 0.1 * hardness:
-        spot = (x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2
+        spot = _around(x, y, rng)
         lamp = lamp + np.float32(rng.uniform(0.2, 0.8)) * np.exp(-spot * np.float32(rng.uniform(2, 12)))
     exposure = np.exp(rng.normal(-0.12, 0.12 + 0.22 * hardness))
     warmth = rng.normal(0, 0.02 + 0.06 * hardness)
@@ -48,9 +46,20 @@ def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:
     for plane, tint in zip(picture, (1 + warmth, 1.0, 1 - warmth), strict=True):
         plane *= lamp * np.float32(tint)
     if rng.random() < 0.15 * hardness:  # a lamp mirrored in a glossy sheet or a board: ink and paper alike turn white
-        spot = (x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2
+        spot = _around(x, y, rng)
         veil = np.float32(rng.uniform(0.2, 0.75)) * np.exp(-spot * np.float32(np.exp(rng.uniform(1, 3.5))))
         picture += veil * (np.float32(1) - picture)
+
+
+def _across(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+    """The distance from the middle along a random direction: x (1, w) and y (h, 1), of -1..1, to (h, w)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.asarray(np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y, np.float32)
+
+
+def _around(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+    """The squared distance from a random place: x (1, w) and y (h, 1), of -1..1, to (h, w)."""
+    return np.asarray((x - np.float32(rng.uniform(-1, 1))) ** 2 + (y - np.float32(rng.uniform(-1, 1))) ** 2, np.float32)
 
 
 def to_bytes(plane: Floats) -> Bytes:

@@ -82,6 +82,11 @@ def blend(picture: Floats, colour: npt.ArrayLike, alpha: Floats) -> None:
         plane += alpha * (level - plane)
 
 
+def line_of(off: Floats, half: float) -> Floats:
+    """How much of each pixel a line covers that is `off` (h, w) pixels away and `half` a width to either side: 0..1."""
+    return np.asarray(np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half)), np.float32)
+
+
 def sheet_of(height: int, width: int, colour: npt.ArrayLike) -> Floats:
     """A plain ground of one colour (RGB in 0..1): (3, h, w)."""
     sheet = np.empty((3, height, width), np.float32)
@@ -145,13 +150,13 @@ def rule(
     def lines(coordinate: Floats, phase: float) -> Floats:
         t = coordinate * np.float32(1 / spacing) + np.float32(phase)
         off = np.abs(t - np.rint(t)) * np.float32(spacing)
-        return np.asarray(np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half)), np.float32)
+        return line_of(off, half)
 
     across = lines(v, rng.random())
     if kind == "lines":
         pattern = across
         if rng.random() < 0.2:
-            margin = np.clip(half + 0.5 - np.abs(u - np.float32(rng.uniform(-2, 2) * size)), 0, min(1.0, 2 * half))
+            margin = line_of(np.abs(u - np.float32(rng.uniform(-2, 2) * size)), half)
             blend(picture, [0.85, 0.4, 0.45], margin * np.float32(strength))
     elif kind == "dots":
         half *= 2
@@ -277,5 +282,4 @@ def frame(
         off = np.abs(off + wobble * np.float32(size * rng.uniform(0.01, 0.08)))
     tints = [[0.1, 0.1, 0.12], [0.5, 0.5, 0.5], [0.2, 0.3, 0.7], [0.8, 0.3, 0.25], [0.2, 0.5, 0.35], [0.85, 0.55, 0.2]]
     tint = pen if by_hand and rng.random() < 0.6 else tints[rng.integers(6)]
-    line = np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half))
-    blend(picture, tint, np.asarray(line, np.float32) * np.float32(rng.uniform(0.3, 0.95)))
+    blend(picture, tint, line_of(off, half) * np.float32(rng.uniform(0.3, 0.95)))

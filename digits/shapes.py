@@ -14,6 +14,7 @@ MOST_PARTS = 60
 JOINED = 3  # from so many parts on, what was joined may be a line of writing that does not belong
 ALONE = 0.4  # what the main part of such a shape counts at least, beside the whole
 FRAMED = 0.25  # of a frame's shorter side, what a digit in it has at least
+FIELD = 8  # pixels that a field's shorter side has at least
 HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
 RECTANGULAR = 0.87  # of the smallest rectangle around it, what a field of a form is at least: an ellipse is 0.79
 LINE = 0.04  # of its height, what a written 1 is wider than
@@ -113,12 +114,15 @@ def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape
 
     A 0 encloses less of the rectangle around it, and nothing of a digit's size.
     """
-    fields = {shape: _fields(labels, shape) for shape in shapes if _encloses_one_of(shape, shapes)}
-    frames = {shape: [field for field in found if _filled(field, shape, shapes)] for shape, found in fields.items()}
-    frames = {shape: found for shape, found in frames.items() if found}
+    filled = {
+        shape: [field for field in _fields(labels, shape) if _filled(field, shape, shapes)]
+        for shape in shapes
+        if min(shape.box[2:]) > FIELD and _encloses_one_of(shape, shapes)
+    }
+    frames = {shape for shape, found in filled.items() if found}
     if not frames:
         return shapes
-    sizes = [max(w, h) for found in frames.values() for _, _, w, h in found]
+    sizes = [max(w, h) for found in filled.values() for _, _, w, h in found]
 
     def empty(shape: Shape) -> bool:
         like = any(LIKE * size < shape.size < size / LIKE for size in sizes)
@@ -151,7 +155,7 @@ def _fields(labels: NDArray[np.int32], shape: Shape) -> list[Box]:
     fields: list[Box] = []
     for outline, level in zip(outlines, levels[0], strict=True):
         _, (width, height), _ = cv2.minAreaRect(outline)
-        if level[3] < 0 or min(width, height) < 8 or cv2.contourArea(outline) < RECTANGULAR * width * height:
+        if level[3] < 0 or min(width, height) < FIELD or cv2.contourArea(outline) < RECTANGULAR * width * height:
             continue
         left, top, across, down = cv2.boundingRect(outline)
         inside = mask[top + down // 5 : top + down - down // 5, left + across // 5 : left + across - across // 5]
