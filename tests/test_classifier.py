@@ -58,6 +58,7 @@ def row(digit: int, probability: float) -> list[float]:
 def test_the_candidate_with_the_best_product_is_chosen_and_the_first_of_equals(classifier: Classifier) -> None:
     answer = decide(classifier, [row(3, 0.9), row(8, 0.8), row(1, 0.99)], [0.5, 0.9, 0.1])
     assert (answer.chosen, answer.digit, answer.accepted) == (1, 8, True)
+    assert answer.score == pytest.approx(0.9 * 0.8)
     scores = [0.5 * 0.9, 0.9 * 0.8, 0.1 * 0.99 * 0.8]  # the last is a 1
     of_all = (scores[0] * 0.1 / 9 + scores[1] * 0.8 + scores[2] * 0.01 / 9) / sum(scores)
     assert answer.probability == pytest.approx((0.8 + of_all) / 2)
@@ -88,13 +89,14 @@ def test_a_one_wins_over_another_digit_only_by_a_margin(classifier: Classifier) 
 
 def test_what_is_below_the_threshold_crowded_or_blank_is_not_accepted_but_answered(classifier: Classifier) -> None:
     assert decide(classifier, [row(4, 0.9)], [0.9]).accepted
-    for answer in (
-        decide(classifier, [row(4, 0.9)], [0.5]),
-        decide(classifier, [row(4, 0.9)], [0.9], crowded=True),
-        decide(classifier, [row(4, 0.9)], [0.9], blank=True),
+    for answer, score in (
+        (decide(classifier, [row(4, 0.9)], [0.5]), 0.45),
+        (decide(classifier, [row(4, 0.9)], [0.9], crowded=True), 0),
+        (decide(classifier, [row(4, 0.9)], [0.9], blank=True), 0),
     ):
         assert not answer.accepted
         assert answer.digit == 4
+        assert answer.score == pytest.approx(score)
 
 
 def test_classify_calls_the_model_once_for_all_candidates_of_all_readings() -> None:
