@@ -45,12 +45,14 @@ class Reading:
     """What may be seen in a picture.
 
     `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 7: the candidates, light ink on black, likeliest first; what a segmenter saw is
-    the last. `crowded`: there are several things as large as a digit. `blank`: there is no ink.
+    the last, unless it is like another. `crowded`: there are several things as large as a digit. `blank`: there is no
+    ink. `seen`: the candidate that a segmenter saw, the first where none looked.
     """
 
     images: Bytes
     crowded: bool = False
     blank: bool = False
+    seen: int = 0
 
 
 BLANK = Reading(np.zeros((1, SIDE, SIDE), np.uint8), blank=True)
@@ -86,10 +88,13 @@ def interpret(picture: Bytes, segmenter: Segmenter | None = None) -> Reading:
 
 
 def _with(reading: Reading, image: Bytes | None) -> Reading:
-    """A reading with one more candidate, unless it has one like it."""
-    if image is None or not all(_differ(image, other) for other in reading.images):
+    """A reading with what a segmenter saw: one more candidate, unless it has one like it."""
+    if image is None:
         return reading
-    return replace(reading, images=np.concatenate((reading.images, image[None])))
+    for place, other in enumerate(reading.images):
+        if not _differ(image, other):
+            return replace(reading, seen=place)
+    return replace(reading, images=np.concatenate((reading.images, image[None])), seen=len(reading.images))
 
 
 def _differ(image: Bytes, other: Bytes) -> bool:

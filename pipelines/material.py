@@ -9,7 +9,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,6 +119,8 @@ def prepare(
         none = outliers_of(data.train, outliers, seed, "pictures of no digit", segmenter)
         if taken:
             none = np.concatenate([none, taken.beside])
+    if extra and segmenter:
+        extra = seen_by(segmenter, extra)
     photographed = own.joined(taken.digits if taken else None, extra)
     return Material(
         TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None, trained
@@ -179,6 +181,18 @@ def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: 
     images, labels, beside = (arrays[name] for name in ("images", "labels", "beside"))
     split = Split(np.asarray(images, np.uint8), np.asarray(labels, np.int64))
     return Photographs(split, np.asarray(beside, np.uint8))
+
+
+def seen_by(segmenter: Segmenter, extra: Own) -> Own:
+    """One's own pictures as the segmenter sees them."""
+
+    def make() -> Arrays:
+        with bar(own.NAME, len(extra.train)) as progress:
+            return {"images": own.seen(extra, segmenter, cores(), progress)}
+
+    arrays = cached("own pictures", ("digits.imaging",), [extra.fingerprint, named_by(segmenter)], make)
+    images = np.asarray(arrays["images"], np.uint8)
+    return replace(extra, train=Split(images, extra.train.labels))
 
 
 def outliers_of(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from digits import imaging
 from digits.data import Split
 from digits.imaging import ImageError, Limits
+from digits.segmenter import Segmenter
+from digits.workers import Progress
 from pipelines import inputs
 from pipelines.errors import UserError
 
@@ -51,8 +54,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Own:
-    """What the folders hold. `train`: its pictures as imaging hands them over (first candidate); `fingerprint`: the
-    sha256 of the contents and labels of both parts, wherever they lie."""
+    """What the folders hold. `train`: its pictures as imaging hands them over (first candidate, until a segmenter has
+    `seen` them), in the order of their sha256; `fingerprint`: the sha256 of the contents and labels of both parts,
+    wherever they lie."""
 
     pictures: tuple[Picture, ...] = field(repr=False)
     train: Split
@@ -92,13 +96,44 @@ def load(folders: Sequence[Path], workers: int) -> Own | None:
         )
     held_out = _held_out(usable)
     pictures = [replace(p, held_out=not p.problem and p.sha256 in held_out) for p in pictures]
-    seen = {picture.sha256: image for picture, image in read if image is not None}
-    # The order must not depend on paths, which differ between machines that work on one study.
-    ordered = sorted((p for p in pictures if p.part == "training"), key=lambda p: p.sha256)
+    shown = {picture.sha256: image for picture, image in read if image is not None}
+    ordered = _to_train(pictures)
     train = Split(
-        np.stack([seen[picture.sha256] for picture in ordered]), np.array([p.label for p in ordered], np.int64)
+        np.stack([shown[picture.sha256] for picture in ordered]), np.array([p.label for p in ordered], np.int64)
     )
     return Own(tuple(pictures), train, _fingerprint(usable, held_out))
+
+
+def seen(own: Own, segmenter: Segmenter, workers: int, progress: Progress) -> NDArray[np.uint8]:
+    """The pictures to train on, uint8 (n, 28, 28), in their order, as a segmenter sees them.
+
+    In hard photographs the first candidate of imaging is not the digit twice as often (docs/log.md). Raises UserError
+    where a picture has changed since it was loaded.
+    """
+    pictures = _to_train(own.pictures)
+    images: list[NDArray[np.uint8]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for image in pool.map(partial(_seen, segmenter), pictures):
+            images.append(image)
+            progress(len(images), len(pictures))
+    return np.stack(images)
+
+
+def _seen(segmenter: Segmenter, picture: Picture) -> NDArray[np.uint8]:
+    try:
+        content = picture.path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{picture.path} could be read before and can't be now: {error.strerror or error}") from None
+    if hashlib.sha256(content).hexdigest() != picture.sha256:
+        raise UserError(f"{picture.path} has changed since this command began; the same command takes it anew")
+    reading = imaging.read(content, segmenter=segmenter)
+    image: NDArray[np.uint8] = reading.images[reading.seen]
+    return image
+
+
+def _to_train(pictures: Sequence[Picture]) -> list[Picture]:
+    """In an order that does not depend on paths, which differ between machines that work on one study."""
+    return sorted((picture for picture in pictures if picture.part == "training"), key=lambda picture: picture.sha256)
 
 
 def joined(photographs: Split | None, own: Own | None) -> Split | None:

@@ -1,6 +1,8 @@
 """One's own labelled pictures: what is learnt from, what is held out, what is left out and why."""
 
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,13 @@ from PIL import Image
 from digits.data import Data, Split
 from digits.data import load as load_data
 from digits.photographer import reads_as_bar_or_ring
+from digits.segmenter import Segmenter
 from pipelines import evaluate, own, report, worker
 from pipelines.errors import UserError
-from pipelines.material import photographs_of, prepare
+from pipelines.material import Trained, photographs_of, prepare
 from pipelines.own import Own
 from pipelines.parameters import Main, ParameterError, Tune, Worker
+from tests.models import tiny_segmenter
 
 EACH = 10
 
@@ -198,6 +202,44 @@ def test_the_material_holds_what_is_learnt_from_and_nothing_that_is_held_out(fol
     seen = {own.imaging.read(p.path.read_bytes()).images[0].tobytes() for p in loaded.of("held out")}
     assert learnt.isdisjoint(seen)
     assert material.validation_photographs is None
+
+
+def test_with_a_segmenter_they_are_learnt_as_it_sees_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it sees here is the picture's brightness at its rim, so that each picture is told from the others."""
+    monkeypatch.setattr("pipelines.material.CACHE", tmp_path)
+    looked: list[int] = []
+
+    def digit(_: Segmenter, picture: np.ndarray, __: object = None) -> np.ndarray:
+        looked.append(int(picture.sum()))
+        return np.full((28, 28), 1 + picture.sum() % 251, np.uint8)
+
+    monkeypatch.setattr(Segmenter, "digit", digit)
+    loaded, digits = load(folder), split(5)
+    data, trained = Data("mnist", digits, digits, "fingerprint", None), Trained(tiny_segmenter(), 0.75)
+    learnt = prepare(data, 0, 0, 0, loaded, trained).train.photographs
+    assert learnt is not None
+    ordered = sorted(loaded.of("training"), key=lambda picture: picture.sha256)
+    sums = [int(own.imaging.decode(picture.path.read_bytes()).sum()) for picture in ordered]
+    assert [int(image[0, 0]) for image in learnt.images] == [1 + total % 251 for total in sums]
+    assert learnt.labels.tolist() == [picture.label for picture in ordered]
+    count = len(looked)
+    again = prepare(data, 0, 0, 0, loaded, trained).train.photographs
+    assert again is not None
+    assert np.array_equal(again.images, learnt.images)
+    assert len(looked) == count, "read twice"
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"another"), Path.unlink])
+def test_a_picture_that_changes_or_goes_before_it_is_learnt_is_named(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    loaded = load(fill(tmp_path / "pictures", (1, 2), each=12))
+    chosen = loaded.of("training")[3].path
+    change(chosen)
+    with pytest.raises(UserError, match=re.escape(str(chosen))):
+        own.seen(loaded, Segmenter(tiny_segmenter()), 2, lambda *_: None)
 
 
 def test_what_imaging_offers_beside_the_digits_of_photographs_is_learnt_from_as_no_digit(

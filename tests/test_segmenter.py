@@ -128,10 +128,25 @@ def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segment
         def digit(self, *_: object) -> np.ndarray:
             return np.full((28, 28), 90, np.uint8)
 
-    more = interpret(plain, Another(tiny_segmenter())).images
-    assert len(more) == 2
-    np.testing.assert_array_equal(more[0], interpret(plain).images[0])
-    assert (more[1] == 90).all()
+    more = interpret(plain, Another(tiny_segmenter()))
+    assert (len(more.images), more.seen) == (2, 1)
+    np.testing.assert_array_equal(more.images[0], interpret(plain).images[0])
+    assert (more.images[1] == 90).all()
+
+
+def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter) -> None:
+    beside = np.hstack((seven(300, 150, 20, 50, 180), np.full((300, 250, 3), 235, np.uint8)))
+    cv2.line(beside, (330, 40), (330, 260), (60, 60, 60), 14)
+    offered = interpret(beside).images
+    assert len(offered) > 1
+
+    class Last(Segmenter):
+        def digit(self, *_: object) -> np.ndarray:
+            return offered[-1]
+
+    reading = interpret(beside, Last(tiny_segmenter()))
+    assert reading.seen == len(reading.images) - 1 == len(offered) - 1
+    assert interpret(beside).seen == 0
 
 
 def test_thumbnails_and_blank_pages_never_reach_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
