@@ -15,7 +15,7 @@ from digits.classifier import Classifier
 from digits.data import load
 from digits.ink import Page, noise_floor, scaled
 from digits.rulings import find_rulings, without_rulings
-from digits.shapes import components, grouped, rivals
+from digits.shapes import components, grouped, rivals, without_frames
 from digits.thumbnails import fit
 
 IMAGES = Path(__file__).parent / "images"
@@ -38,6 +38,24 @@ def page(digit: np.ndarray, squared: bool = False, table: bool = False) -> np.nd
         picture[:, :26] = (70, 48, 36)
     light = np.linspace(1.05, 0.45, 360)[None, :, None] * np.linspace(1, 0.8, 360)[:, None, None]
     noisy = cv2.GaussianBlur(picture, (0, 0), 0.8) * light + rng.normal(0, 3, picture.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def form(digit: np.ndarray) -> np.ndarray:
+    """A validation digit in one of three printed fields, the lamp to the left, 360 × 360."""
+    rng = np.random.default_rng(5)
+    picture = np.full((360, 360, 3), (236, 233, 226), np.float32)
+    for left in (14, 127, 240):
+        cv2.rectangle(picture, (left, 100), (left + 106, 246), (70, 74, 82), 3, cv2.LINE_AA)
+    strokes = cv2.resize(digit.astype(np.float32), (120, 120), interpolation=cv2.INTER_CUBIC)
+    ink = np.clip((cv2.GaussianBlur(strokes, (0, 0), 1.5)[..., None] - 110) / 50, 0, 1)
+    part = picture[113:233, 120:240]
+    part[:] = part * (1 - ink) + np.array((40, 52, 120), np.float32) * ink
+    turned = cv2.warpAffine(
+        picture, cv2.getRotationMatrix2D((180, 180), 4, 1), (360, 360), borderMode=cv2.BORDER_REPLICATE
+    )
+    light = np.linspace(1.05, 0.6, 360)[None, :, None]
+    noisy = cv2.GaussianBlur(turned, (0, 0), 0.8) * light + rng.normal(0, 3, picture.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
@@ -124,6 +142,14 @@ def main() -> None:
     save(
         "rulings", squared, on_paper(ink), marked(squared, find_rulings(ink), across), on_paper(without_rulings(ink)[0])
     )
+
+    framed = form(five)
+    cleared = without_rulings(Page(framed).ink(True, imaging.STROKE))[0]
+    labels, parts = components(cleared, noise_floor(cleared))
+    kept = without_frames(labels, parts)
+    coloured = cv2.applyColorMap((labels * 61 % 255).astype(np.uint8), cv2.COLORMAP_HSV) * (labels[..., None] > 0)
+    strokes = np.isin(labels, [label for shape in kept for label in shape.labels])
+    save("frames", framed, coloured, on_paper(cleared * strokes), imaging.interpret(framed).images[0])
 
     pair = np.hstack([page(five)[:, 30:330], page(two)[:, 60:330]])
     work = scaled(pair, imaging.WORK_SIDE)
