@@ -22,6 +22,10 @@ IMAGES = Path(__file__).parent / "images"
 TILE = 200
 
 
+def grainy(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+
+
 def page(digit: np.ndarray, squared: bool = False, table: bool = False) -> np.ndarray:
     """A validation digit in blue on a page under a lamp, 360 × 360."""
     rng = np.random.default_rng(2)
@@ -37,8 +41,7 @@ def page(digit: np.ndarray, squared: bool = False, table: bool = False) -> np.nd
     if table:
         picture[:, :26] = (70, 48, 36)
     light = np.linspace(1.05, 0.45, 360)[None, :, None] * np.linspace(1, 0.8, 360)[:, None, None]
-    noisy = cv2.GaussianBlur(picture, (0, 0), 0.8) * light + rng.normal(0, 3, picture.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return grainy(cv2.GaussianBlur(picture, (0, 0), 0.8) * light, rng)
 
 
 def form(digit: np.ndarray) -> np.ndarray:
@@ -55,8 +58,7 @@ def form(digit: np.ndarray) -> np.ndarray:
         picture, cv2.getRotationMatrix2D((180, 180), 4, 1), (360, 360), borderMode=cv2.BORDER_REPLICATE
     )
     light = np.linspace(1.05, 0.6, 360)[None, :, None]
-    noisy = cv2.GaussianBlur(turned, (0, 0), 0.8) * light + rng.normal(0, 3, picture.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return grainy(cv2.GaussianBlur(turned, (0, 0), 0.8) * light, rng)
 
 
 def marker(digit: np.ndarray) -> np.ndarray:
@@ -71,8 +73,7 @@ def marker(digit: np.ndarray) -> np.ndarray:
     picture = picture * (1 - ink) + np.array((190, 55, 45), np.float32) * ink
     row, column = np.mgrid[:240, :240]
     light = np.where(row + 0.6 * column < 190, 0.42, 1)[..., None]
-    noisy = cv2.GaussianBlur(picture * light, (0, 0), 1) + rng.normal(0, 3, picture.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return grainy(cv2.GaussianBlur(picture * light, (0, 0), 1), rng)
 
 
 def desk(digit: np.ndarray) -> np.ndarray:
@@ -90,8 +91,7 @@ def desk(digit: np.ndarray) -> np.ndarray:
     part[:] = part * (1 - strokes) + np.array((60, 60, 66), np.float32) * strokes
     row, column = np.mgrid[:400, :400]
     light = np.where(row - 0.8 * column < 10, 1, 0.5)[..., None]
-    noisy = cv2.GaussianBlur(picture * light, (0, 0), 1) + rng.normal(0, 3, picture.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return grainy(cv2.GaussianBlur(picture * light, (0, 0), 1), rng)
 
 
 def tile(picture: np.ndarray) -> np.ndarray:
@@ -102,6 +102,17 @@ def tile(picture: np.ndarray) -> np.ndarray:
 
 def on_paper(ink: np.ndarray) -> np.ndarray:
     return (255 - np.clip(ink * 1.6, 0, 255)).astype(np.uint8)
+
+
+def in_colours(labels: np.ndarray) -> np.ndarray:
+    """Components, each in a colour of its own."""
+    return cv2.applyColorMap((labels * 61 % 255).astype(np.uint8), cv2.COLORMAP_HSV) * (labels[..., None] > 0)
+
+
+def parted(picture: np.ndarray) -> tuple:
+    """Its ink without rulings, the map of its components, and these."""
+    cleared = without_rulings(Page(picture).ink(True, imaging.STROKE))[0]
+    return cleared, *components(cleared, noise_floor(cleared))
 
 
 def save(name: str, *pictures: np.ndarray) -> None:
@@ -144,24 +155,20 @@ def main() -> None:
     )
 
     framed = form(five)
-    cleared = without_rulings(Page(framed).ink(True, imaging.STROKE))[0]
-    labels, parts = components(cleared, noise_floor(cleared))
+    cleared, labels, parts = parted(framed)
     kept = without_frames(labels, parts)
-    coloured = cv2.applyColorMap((labels * 61 % 255).astype(np.uint8), cv2.COLORMAP_HSV) * (labels[..., None] > 0)
     strokes = np.isin(labels, [label for shape in kept for label in shape.labels])
-    save("frames", framed, coloured, on_paper(cleared * strokes), imaging.interpret(framed).images[0])
+    save("frames", framed, in_colours(labels), on_paper(cleared * strokes), imaging.interpret(framed).images[0])
 
     pair = np.hstack([page(five)[:, 30:330], page(two)[:, 60:330]])
     work = scaled(pair, imaging.WORK_SIDE)
-    cleared = without_rulings(Page(work).ink(True, imaging.STROKE))[0]
-    labels, parts = components(cleared, noise_floor(cleared))
+    cleared, labels, parts = parted(work)
     shapes = grouped(parts, *cleared.shape)
     boxes = work.copy()
     for shape in shapes[:1] + rivals(shapes):
         x, y, w, h = shape.box
         cv2.rectangle(boxes, (x, y), (x + w, y + h), (220, 30, 30), 2)
-    coloured = cv2.applyColorMap((labels * 61 % 255).astype(np.uint8), cv2.COLORMAP_HSV) * (labels[..., None] > 0)
-    save("shapes", work, on_paper(cleared), coloured, boxes)
+    save("shapes", work, on_paper(cleared), in_colours(labels), boxes)
 
     hairline = np.full((300, 300), 255, np.uint8)
     cv2.polylines(hairline, [np.array([[80, 60], [210, 60], [130, 250]])], False, 0, 1, cv2.LINE_AA)

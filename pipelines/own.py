@@ -111,24 +111,18 @@ def seen(own: Own, segmenter: Segmenter, workers: int, progress: Progress) -> ND
     where a picture has changed since it was loaded.
     """
     pictures = _to_train(own.pictures)
-    images: list[NDArray[np.uint8]] = []
+    images = []
     with ThreadPoolExecutor(workers) as pool:
-        for image in pool.map(partial(_seen, segmenter), pictures):
+        read = pool.map(partial(_read, segmenter=segmenter), ((picture.path, picture.label) for picture in pictures))
+        for picture, (now, image) in zip(pictures, read, strict=True):
+            if image is None or now.sha256 != picture.sha256:
+                reason = f" ({now.problem})" if now.problem else ""
+                raise UserError(
+                    f"{picture.path} has changed since this command began{reason}; the same command takes it anew"
+                )
             images.append(image)
             progress(len(images), len(pictures))
     return np.stack(images)
-
-
-def _seen(segmenter: Segmenter, picture: Picture) -> NDArray[np.uint8]:
-    try:
-        content = picture.path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{picture.path} could be read before and can't be now: {error.strerror or error}") from None
-    if hashlib.sha256(content).hexdigest() != picture.sha256:
-        raise UserError(f"{picture.path} has changed since this command began; the same command takes it anew")
-    reading = imaging.read(content, segmenter=segmenter)
-    image: NDArray[np.uint8] = reading.images[reading.seen]
-    return image
 
 
 def _to_train(pictures: Sequence[Picture]) -> list[Picture]:
@@ -152,7 +146,8 @@ def fingerprint_of_all(data: str, own: Own | None) -> str:
     return hashlib.sha256(f"{data} {own.fingerprint}".encode()).hexdigest() if own else data
 
 
-def _read(file: tuple[Path, int]) -> tuple[Picture, NDArray[np.uint8] | None]:
+def _read(file: tuple[Path, int], segmenter: Segmenter | None = None) -> tuple[Picture, NDArray[np.uint8] | None]:
+    """A file and its label; with them the candidate that the segmenter sees, the first without one."""
     path, label = file
     limits = Limits()
     try:
@@ -162,12 +157,12 @@ def _read(file: tuple[Path, int]) -> tuple[Picture, NDArray[np.uint8] | None]:
         return Picture(path, label, "", f"the file can't be read: {error.strerror or error}"), None
     sha256 = hashlib.sha256(content).hexdigest()
     try:
-        reading = imaging.read(content, limits)
+        reading = imaging.read(content, limits, segmenter)
     except ImageError as error:
         return Picture(path, label, sha256, " ".join(str(error).split())), None
     if reading.blank:
         return Picture(path, label, sha256, "there is nothing drawn in it"), None
-    return Picture(path, label, sha256), reading.images[0]
+    return Picture(path, label, sha256), reading.images[reading.seen]
 
 
 def _without_copies(read: Sequence[tuple[Picture, NDArray[np.uint8] | None]]) -> list[Picture]:

@@ -207,7 +207,7 @@ def test_the_material_holds_what_is_learnt_from_and_nothing_that_is_held_out(fol
 def test_with_a_segmenter_they_are_learnt_as_it_sees_them(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it sees here is the picture's brightness at its rim, so that each picture is told from the others."""
+    """What it sees here is a grey that the sum of the pixels gives, so that each picture is told from the others."""
     monkeypatch.setattr("pipelines.material.CACHE", tmp_path)
     looked: list[int] = []
 
