@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN = 0.05  # seconds
 
+_heard: list[int] = []
 _held = 0  # how many blocks of `hold` are open
 _waiting: int | None = None  # a signal that came meanwhile
+_others = sys.unraisablehook
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal asked for the end. A KeyboardInterrupt, so that libraries clean up as they do for Ctrl-C."""
 
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
 
 def listen() -> None:
     """From now on, the first of these signals raises Interrupted at the next line of Python; more change nothing."""
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, _interrupt)
+    _heard[:] = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup stays nohup
+    for number in _heard:
+        signal.signal(number, _interrupt)
+    sys.unraisablehook = _raise_elsewhere
 
 
 def deafen() -> None:
@@ -50,4 +60,20 @@ def _interrupt(number: int, _: FrameType | None) -> None:
         _waiting = number
         return
     deafen()
-    raise Interrupted(signal.Signals(number).name)
+    raise Interrupted(number)
+
+
+def _raise_elsewhere(unraisable: sys.UnraisableHookArgs) -> None:
+    """The next line of Python may be one of a finaliser, most likely after a long garbage collection: Python prints
+    what a finaliser raises and goes on. The signal is sent once more then.
+    """
+    if not isinstance(unraisable.exc_value, Interrupted):
+        _others(unraisable)
+        return
+    for number in _heard:
+        signal.signal(number, _interrupt)
+    main = threading.main_thread().ident
+    assert main is not None
+    again = threading.Timer(AGAIN, signal.pthread_kill, (main, unraisable.exc_value.number))
+    again.daemon = True
+    again.start()

@@ -1,0 +1,66 @@
+"""A signal ends a step wherever it comes, also where Python throws away what is raised."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+FINALISER = """
+import gc, signal, time, weakref
+from pipelines import signals
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+def told(_):
+    left.append(1)
+    if len(left) <= {lost}:
+        signal.raise_signal({number})
+    return None
+
+left = []
+signals.listen()
+kept = []
+for _ in range({lost}):
+    cycle = Cycle()
+    kept.append(weakref.ref(cycle, told))
+    del cycle
+    gc.collect()
+try:
+    time.sleep(60)
+except signals.Interrupted as interrupted:
+    signals.deafen()
+    print(interrupted)
+"""
+OTHER = """
+from pipelines import signals
+
+class Broken:
+    def __del__(self):
+        raise ValueError("of its own")
+
+signals.listen()
+Broken()
+"""
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_in_a_finaliser_is_not_lost(number: signal.Signals, lost: int) -> None:
+    done = python(FINALISER.format(number=int(number), lost=lost))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{number.name}\n", "")
+
+
+def test_what_else_a_finaliser_raises_is_told_as_ever() -> None:
+    done = python(OTHER)
+    assert done.returncode == 0
+    assert "Broken.__del__" in done.stderr
+    assert "ValueError: of its own" in done.stderr
