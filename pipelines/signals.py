@@ -1,4 +1,8 @@
-"""SIGINT, SIGTERM and SIGHUP end a step where it stands, except where it is just about to tell how it ended."""
+"""SIGINT, SIGTERM and SIGHUP end a step where it stands.
+
+Three moments have to pass first: while a step tells how it ended, while it speaks to a database, and while Python
+finalises objects, where it throws away what is raised.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def listen() -> None:
-    """From now on, the first of these signals raises Interrupted at the next line of Python; more change nothing."""
+    """From now on, the first of these signals raises Interrupted at the next line of Python that may be interrupted;
+    more change nothing.
+    """
     _heard[:] = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup stays nohup
     for number in _heard:
         signal.signal(number, _interrupt)
@@ -54,13 +60,27 @@ def hold() -> Iterator[None]:
             _interrupt(number, None)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     global _waiting
     if _held:
         _waiting = number
         return
+    if _speaks_to_a_database(frame):
+        _send_again(number)
+        return
     deafen()
     raise Interrupted(number)
+
+
+def _speaks_to_a_database(frame: FrameType | None) -> bool:
+    """Whether SQLAlchemy is at work: a statement that is interrupted keeps its lock for as long as its traceback lives,
+    and the end of the run, told meanwhile, would wait for that.
+    """
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("sqlalchemy."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_elsewhere(unraisable: sys.UnraisableHookArgs) -> None:
@@ -72,8 +92,12 @@ def _raise_elsewhere(unraisable: sys.UnraisableHookArgs) -> None:
         return
     for number in _heard:
         signal.signal(number, _interrupt)
+    _send_again(unraisable.exc_value.number)
+
+
+def _send_again(number: int) -> None:
     main = threading.main_thread().ident
     assert main is not None
-    again = threading.Timer(AGAIN, signal.pthread_kill, (main, unraisable.exc_value.number))
+    again = threading.Timer(AGAIN, signal.pthread_kill, (main, number))
     again.daemon = True
     again.start()
