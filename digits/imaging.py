@@ -31,6 +31,7 @@ WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a digit lower than this is looked at again in the original pixels
 LARGE = 1024  # from here on the segmenter's first look is at the picture that things are found on
 MOST = 6  # candidates, besides the segmenter's
+SAME = 6 / 255  # candidates that are no further apart are one
 # What a view's first shape, and its others, must score beside the best of all to be offered.
 FIRST, OTHERS = 0.05, 0.3
 DOUBT = 0.05  # ink of a polarity that is less likely than this is not looked for
@@ -46,13 +47,21 @@ class Reading:
 
     `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 7: the candidates, light ink on black, likeliest first; what a segmenter saw is
     the last, unless it is like another. `crowded`: there are several things as large as a digit. `blank`: there is no
-    ink. `seen`: the candidate that a segmenter saw, the first where none looked.
+    ink. `photograph`: it is no thumbnail, so that edges, rulings and rims may be among the candidates. `apart`, k
+    numbers from 0 to 1: how far each candidate is from what a segmenter saw, as the mean difference of their pixels in
+    full scales; empty where none looked, or saw nothing.
     """
 
     images: Bytes
     crowded: bool = False
     blank: bool = False
-    seen: int = 0
+    photograph: bool = False
+    apart: tuple[float, ...] = ()
+
+    @property
+    def seen(self) -> int:
+        """The candidate that a segmenter saw, or one like it; the first where none looked."""
+        return self.apart.index(min(self.apart)) if self.apart else 0
 
 
 BLANK = Reading(np.zeros((1, SIDE, SIDE), np.uint8), blank=True)
@@ -91,14 +100,14 @@ def _with(reading: Reading, image: Bytes | None) -> Reading:
     """A reading with what a segmenter saw: one more candidate, unless it has one like it."""
     if image is None:
         return reading
-    for place, other in enumerate(reading.images):
-        if not _differ(image, other):
-            return replace(reading, seen=place)
-    return replace(reading, images=np.concatenate((reading.images, image[None])), seen=len(reading.images))
+    apart = tuple(_apart(image, other) for other in reading.images)
+    if min(apart) <= SAME:
+        return replace(reading, apart=apart)
+    return replace(reading, images=np.concatenate((reading.images, image[None])), apart=(*apart, 0.0))
 
 
-def _differ(image: Bytes, other: Bytes) -> bool:
-    return float(cv2.absdiff(image, other).mean()) > 6
+def _apart(image: Bytes, other: Bytes) -> float:
+    return float(cv2.absdiff(image, other).mean()) / 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +173,12 @@ def _reading(views: list[_View]) -> Reading:
             if view.tinted and any(_part(shape, other) for other in offered):
                 continue  # where a pen is nearly dry, or dark, it has little colour
             image = _drawn(view, shape)
-            if image.any() and all(_differ(image, other) for other in images):
+            if image.any() and all(_apart(image, other) > SAME for other in images):
                 images.append(image)
                 offered.append(shape)
     if not images:
         return BLANK
-    return Reading(np.stack(images), crowded=bool(rivals(views[0].shapes)))
+    return Reading(np.stack(images), crowded=bool(rivals(views[0].shapes)), photograph=True)
 
 
 def _part(shape: Shape, whole: Shape) -> bool:

@@ -40,6 +40,7 @@ MOST = 10_000  # photographs that it learns from, by 64 KiB each
 EPOCHS = 8  # of it
 FLOOR = 0.6  # an overlap below this is no help
 SEGMENTER_FILE = "segmenter.onnx"
+FLAGS = ("crowded", "blank", "photograph")  # of a reading
 Arrays = dict[str, NDArray[np.generic]]
 T = TypeVar("T")
 
@@ -217,16 +218,22 @@ def read_outliers_of(
         return {
             "images": np.concatenate([reading.images for reading in readings]),
             "ends": np.cumsum([len(reading.images) for reading in readings]),
-            "crowded": np.array([reading.crowded for reading in readings]),
-            "blank": np.array([reading.blank for reading in readings]),
+            "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
+            **{flag: np.array([getattr(reading, flag) for reading in readings]) for flag in FLAGS},
             "kinds": np.array(names),
         }
 
     facts = [fingerprint(digits), count, seed, named_by(segmenter), *kinds]
     arrays = cached("read outliers", ("digits.outliers",), facts, make)
-    each = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
-    flags = zip(arrays["crowded"].tolist(), arrays["blank"].tolist(), strict=True)
-    readings = [Reading(images, *both) for images, both in zip(each, flags, strict=True)]
+    images = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
+    apart = np.split(np.asarray(arrays["apart"], np.float64), arrays["ends"][:-1])
+    flags = zip(*(arrays[flag].tolist() for flag in FLAGS), strict=True)
+    readings = [
+        Reading(
+            candidates, apart=() if np.isnan(far).any() else tuple(far.tolist()), **dict(zip(FLAGS, of_it, strict=True))
+        )
+        for candidates, far, of_it in zip(images, apart, flags, strict=True)
+    ]
     return readings, [str(kind) for kind in arrays["kinds"]]
 
 

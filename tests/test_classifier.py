@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from digits.classifier import Classifier, ModelError
+from digits.classifier import BAR, DISTANCE, ODDS, Answer, Classifier, ModelError
 from digits.imaging import Reading
 from tests.models import batch_length, tiny_model, witness_model
 
@@ -46,7 +48,7 @@ def test_other_shapes_and_types_are_refused_by_name(classifier: Classifier, imag
         classifier.scores(images)
 
 
-def decide(classifier: Classifier, rows: list[list[float]], digitness: list[float], **reading: bool) -> object:
+def decide(classifier: Classifier, rows: list[list[float]], digitness: list[float], **reading: Any) -> Answer:
     images = np.zeros((len(rows), 28, 28), np.uint8)
     return classifier.decide(Reading(images, **reading), np.array(rows, np.float32), np.array(digitness, np.float32))
 
@@ -55,36 +57,61 @@ def row(digit: int, probability: float) -> list[float]:
     return [probability if d == digit else (1 - probability) / 9 for d in range(10)]
 
 
-def test_the_candidate_with_the_best_product_is_chosen_and_the_first_of_equals(classifier: Classifier) -> None:
+def test_probabilities_are_weighted_by_a_power_of_the_odds_of_being_a_digit(classifier: Classifier) -> None:
     answer = decide(classifier, [row(3, 0.9), row(8, 0.8), row(1, 0.99)], [0.5, 0.9, 0.1])
-    assert (answer.chosen, answer.digit, answer.accepted) == (1, 8, True)
-    assert answer.score == pytest.approx(0.9 * 0.8)
-    scores = [0.5 * 0.9, 0.9 * 0.8, 0.1 * 0.99 * 0.8]  # the last is a 1
-    of_all = (scores[0] * 0.1 / 9 + scores[1] * 0.8 + scores[2] * 0.01 / 9) / sum(scores)
-    assert answer.probability == pytest.approx((0.8 + of_all) / 2)
+    weights = [1, 9**ODDS, 9**-ODDS]
+    expected = [0.1 / 9, 0.8, 0.01 / 9]  # of each for an 8
+    assert answer.digit == 8
+    assert answer.probability == pytest.approx(np.dot(weights, expected) / sum(weights))
     assert answer.probabilities[8] == answer.probability
-    assert decide(classifier, [row(3, 0.9), row(5, 0.9)], [0.7, 0.7]).chosen == 0
+    assert sum(answer.probabilities) == pytest.approx(1)
+
+
+def test_the_candidate_that_is_most_surely_the_digit_is_chosen_and_the_first_of_equals(classifier: Classifier) -> None:
+    answer = decide(classifier, [row(3, 0.99), row(8, 0.7), row(8, 0.9)], [0.3, 0.95, 0.9])
+    assert (answer.digit, answer.chosen, answer.accepted) == (8, 2, True)
+    assert answer.score == pytest.approx(0.9 * 0.9)
+    assert decide(classifier, [row(3, 0.9), row(3, 0.9)], [0.7, 0.7]).chosen == 0
 
 
 def test_candidates_that_say_something_else_make_the_answer_less_certain(classifier: Classifier) -> None:
     assert decide(classifier, [row(8, 0.8)], [0.9]).probability == pytest.approx(0.8)
     agreed = decide(classifier, [row(8, 0.8), row(8, 0.8)], [0.9, 0.5])
     assert agreed.probability == pytest.approx(0.8)
-    torn = decide(classifier, [row(8, 0.9), row(3, 0.9)], [1, 0.5])
-    # Scores 0.9 and 0.45: the second has a sixth of the weight.
-    assert torn.probability == pytest.approx(0.9 * 5 / 6 + 0.1 / 9 / 6)
-    assert torn.probabilities[3] == pytest.approx(0.9 / 6 + 0.1 / 9 * 5 / 6)
-    assert sum(torn.probabilities) == pytest.approx(1)
-    unlikely = decide(classifier, [row(8, 0.9), row(3, 0.9)], [1, 0])
-    assert unlikely.probability == pytest.approx(0.9)
-    assert decide(classifier, [row(8, 0.9), row(3, 0.8)], [0, 0]).digit == 8
+    torn = decide(classifier, [row(8, 0.9), row(3, 0.9)], [0.9, 0.5])
+    assert torn.digit == 8
+    assert torn.probability < 0.8
+    assert torn.probabilities[3] > 0.2
 
 
-def test_a_one_wins_over_another_digit_only_by_a_margin(classifier: Classifier) -> None:
-    assert decide(classifier, [row(1, 0.99), row(5, 0.9)], [0.99, 0.95]).digit == 5
-    assert decide(classifier, [row(1, 0.99), row(5, 0.7)], [0.99, 0.95]).digit == 1
-    alone = decide(classifier, [row(1, 0.9)], [classifier.threshold / 0.89])
-    assert (alone.digit, alone.accepted) == (1, True)  # the margin is no reason to refuse
+@pytest.mark.parametrize("digitness", [[0, 0], [1, 1]])
+def test_what_the_model_is_sure_of_counts_no_more_than_arithmetic_allows(
+    classifier: Classifier, digitness: list[float]
+) -> None:
+    answer = decide(classifier, [row(8, 0.9), row(3, 0.8)], digitness)
+    assert answer.digit == 8
+    assert answer.probability == pytest.approx((0.9 + 0.2 / 9) / 2)
+
+
+def test_a_one_counts_less_in_a_photograph_where_every_edge_looks_like_it(classifier: Classifier) -> None:
+    candidates = [row(1, 0.99), row(5, 0.9)], [0.99, 0.95]
+    assert decide(classifier, *candidates).digit == 1
+    assert decide(classifier, *candidates, photograph=True).digit == 5
+    surer = decide(classifier, [row(1, 0.99), row(5, 0.9)], [0.999, 0.05], photograph=True)
+    assert surer.probability == pytest.approx(
+        np.dot([0.99, 0.1 / 9], w := [BAR * 999**ODDS, 19**-ODDS]) / sum(w), abs=1e-4
+    )
+    alone = decide(classifier, [row(1, 0.9)], [classifier.threshold / 0.89], photograph=True)
+    assert (alone.digit, alone.accepted) == (1, True)  # that is no reason to refuse
+
+
+def test_what_a_segmenter_sees_counts_more(classifier: Classifier) -> None:
+    candidates = [row(8, 0.9), row(3, 0.9)], [0.9, 0.8]
+    assert decide(classifier, *candidates).digit == 8
+    seen = decide(classifier, *candidates, apart=(0.2, 0.0))
+    assert (seen.digit, seen.chosen) == (3, 1)
+    weights = [9**ODDS * np.exp(-0.2 * DISTANCE), 4**ODDS]
+    assert seen.probability == pytest.approx(np.dot(weights, [0.1 / 9, 0.9]) / sum(weights))
 
 
 def test_what_is_below_the_threshold_crowded_or_blank_is_not_accepted_but_answered(classifier: Classifier) -> None:

@@ -130,6 +130,7 @@ def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segment
 
     more = interpret(plain, Another(tiny_segmenter()))
     assert (len(more.images), more.seen) == (2, 1)
+    assert more.apart == (pytest.approx(np.abs(more.images[0] / 255 - 90 / 255).mean()), 0)
     np.testing.assert_array_equal(more.images[0], interpret(plain).images[0])
     assert (more.images[1] == 90).all()
 
@@ -146,7 +147,8 @@ def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter
 
     reading = interpret(beside, Last(tiny_segmenter()))
     assert reading.seen == len(reading.images) - 1 == len(offered) - 1
-    assert interpret(beside).seen == 0
+    assert reading.apart[-1] == 0 < min(reading.apart[:-1])
+    assert (interpret(beside).seen, interpret(beside).apart) == (0, ())
 
 
 def test_thumbnails_and_blank_pages_never_reach_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
