@@ -33,7 +33,7 @@ SIDE = 28
 ODDS = 0.27
 BAR = 0.083
 DISTANCE = 6.2
-SURE = 1e-6  # nothing is surer than this, or int8 would be sure of everything
+SURE = 1e-6  # odds have to be finite, where int8 has rounded to 0 or 1
 SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
 
 
