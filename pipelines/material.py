@@ -40,7 +40,6 @@ MOST = 10_000  # photographs that it learns from, by 64 KiB each
 EPOCHS = 8  # of it
 FLOOR = 0.6  # an overlap below this is no help
 SEGMENTER_FILE = "segmenter.onnx"
-FLAGS = ("crowded", "blank", "photograph")  # of a reading
 Arrays = dict[str, NDArray[np.generic]]
 T = TypeVar("T")
 
@@ -219,7 +218,7 @@ def read_outliers_of(
             "images": np.concatenate([reading.images for reading in readings]),
             "ends": np.cumsum([len(reading.images) for reading in readings]),
             "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
-            **{flag: np.array([getattr(reading, flag) for reading in readings]) for flag in FLAGS},
+            "flags": np.array([(reading.crowded, reading.blank, reading.photograph) for reading in readings]),
             "kinds": np.array(names),
         }
 
@@ -227,12 +226,9 @@ def read_outliers_of(
     arrays = cached("read outliers", ("digits.outliers",), facts, make)
     images = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
     apart = np.split(np.asarray(arrays["apart"], np.float64), arrays["ends"][:-1])
-    flags = zip(*(arrays[flag].tolist() for flag in FLAGS), strict=True)
     readings = [
-        Reading(
-            candidates, apart=() if np.isnan(far).any() else tuple(far.tolist()), **dict(zip(FLAGS, of_it, strict=True))
-        )
-        for candidates, far, of_it in zip(images, apart, flags, strict=True)
+        Reading(candidates, crowded, blank, photograph, () if np.isnan(far).any() else tuple(far.tolist()))
+        for candidates, (crowded, blank, photograph), far in zip(images, arrays["flags"].tolist(), apart, strict=True)
     ]
     return readings, [str(kind) for kind in arrays["kinds"]]
 

@@ -98,9 +98,8 @@ def test_a_one_counts_less_in_a_photograph_where_every_edge_looks_like_it(classi
     assert decide(classifier, *candidates).digit == 1
     assert decide(classifier, *candidates, photograph=True).digit == 5
     surer = decide(classifier, [row(1, 0.99), row(5, 0.9)], [0.999, 0.05], photograph=True)
-    assert surer.probability == pytest.approx(
-        np.dot([0.99, 0.1 / 9], w := [BAR * 999**ODDS, 19**-ODDS]) / sum(w), abs=1e-4
-    )
+    weights = [BAR * 999**ODDS, 19**-ODDS]
+    assert surer.probability == pytest.approx(np.dot(weights, [0.99, 0.1 / 9]) / sum(weights), abs=1e-4)
     alone = decide(classifier, [row(1, 0.9)], [classifier.threshold / 0.89], photograph=True)
     assert (alone.digit, alone.accepted) == (1, True)  # that is no reason to refuse
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +59,12 @@ def test_an_epoch_costs_the_database_a_bounded_number_of_statements(project: Pat
 
 @pytest.fixture
 def listening() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in signals.ENDING}
+    before, hook = {number: signal.getsignal(number) for number in signals.ENDING}, sys.unraisablehook
     signals.listen()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    sys.unraisablehook = hook
 
 
 @pytest.mark.usefixtures("listening")

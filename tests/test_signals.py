@@ -20,12 +20,8 @@ class Cycle:
         self.itself = self
 
 def told(_):
-    left.append(1)
-    if len(left) <= {lost}:
-        signal.raise_signal({number})
-    return None
+    signal.raise_signal({number})
 
-left = []
 signals.listen()
 kept = []
 for _ in range({lost}):
