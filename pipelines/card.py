@@ -61,7 +61,7 @@ def _segmenter(metrics: dict[str, float]) -> list[str]:
 def _results(report_run: str | None) -> str:
     if report_run is None:
         return "Not measured yet: `mlflow run . -e evaluate`."
-    return tracking.fetch(report_run, "report/table.md").read_text("utf-8")
+    return tracking.read(report_run, "report/table.md").decode()
 
 
 def _data(tags: dict[str, Any]) -> str:

@@ -75,16 +75,14 @@ def _stored(tag: str) -> Chosen | None:
 
 def _registered(asked: str) -> Chosen:
     try:
-        import mlflow
+        from pipelines import registry, tracking
     except ImportError:
         raise UserError(
             f"there is no model {NAME} in the BentoML store, and no MLflow to ask for {asked}; expected {ACCEPTED}"
         ) from None
-    from pipelines import registry
 
     version = registry.find(asked)
-    path = Path(mlflow.artifacts.download_artifacts(f"models:/{version.tags['model_id']}")) / "model.onnx"
-    found = Chosen(f"{NAME}/{version.version}", path.read_bytes())
+    found = Chosen(f"{NAME}/{version.version}", tracking.read_model(version.tags["model_id"]))
     _check(found, version.tags.get("sha256", ""))
     return found
 

@@ -149,12 +149,12 @@ def _parents() -> list[str]:
 
 def fetch_model(trained: dict[str, str]) -> bytes:
     """model.onnx of a logged model. Raises UserError where it is not the file that was registered."""
-    path = Path(mlflow.artifacts.download_artifacts(f"models:/{trained['model_id']}")) / "model.onnx"
-    content = path.read_bytes()
+    content = tracking.read_model(trained["model_id"])
     actual = hashlib.sha256(content).hexdigest()
     if actual != trained["sha256"]:
         raise UserError(
-            f"{path} has been altered: sha256 {actual[:12]}…, registered as {trained['sha256'][:12]}…; train again"
+            f"model.onnx of {trained['model_id']} has been altered: sha256 {actual[:12]}…, registered as"
+            f" {trained['sha256'][:12]}…; train again"
         )
     return content
 

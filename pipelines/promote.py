@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -86,7 +87,7 @@ def evidence(version: ModelVersion) -> Evidence:
     try:
         sets = tracking.read_json(run_id, "report/sets.json")
         summary = tracking.read_json(run_id, "report/summary.json")
-        with np.load(tracking.fetch(run_id, "report/answers.npz"), allow_pickle=False) as answers:
+        with np.load(io.BytesIO(tracking.read(run_id, "report/answers.npz")), allow_pickle=False) as answers:
             right = {name.rpartition(".")[0]: answers[name] for name in answers.files if not name.endswith(".guesses")}
     except FileNotFoundError as error:
         raise UserError(f"{error}: measure it again with mlflow run . -e evaluate -P model={number}") from None

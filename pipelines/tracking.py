@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -186,12 +187,23 @@ def is_missing(error: MlflowException) -> bool:
 
 def read_json(run_id: str, path: str) -> Any:
     """A JSON artifact of a run. Raises FileNotFoundError where there is none."""
-    return json.loads(fetch(run_id, path).read_text("utf-8"))
+    return json.loads(read(run_id, path))
 
 
-def fetch(run_id: str, path: str) -> Path:
-    """An artifact of a run as a local file. Raises FileNotFoundError where there is none."""
+def read(run_id: str, path: str) -> bytes:
+    """An artifact of a run. Raises FileNotFoundError where there is none."""
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=None))
+        return _downloaded(f"runs:/{run_id}/{path}")
     except (MlflowException, OSError) as error:
         raise FileNotFoundError(f"run {run_id} has no artifact {path}") from error
+
+
+def read_model(model_id: str) -> bytes:
+    """model.onnx of a logged model. Raises what MLflow raises where there is none."""
+    return _downloaded(f"models:/{model_id}/model.onnx")
+
+
+def _downloaded(uri: str) -> bytes:
+    # Into a folder of ours: what MLflow downloads into one of its own stays behind.
+    with tempfile.TemporaryDirectory(prefix="digits-") as folder:
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()

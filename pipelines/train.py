@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -306,8 +305,7 @@ def log_model(model: bytes, run_id: str) -> tuple[str, str]:
         pip_requirements=[f"onnxruntime=={version('onnxruntime')}", f"numpy=={np.__version__}"],
         save_as_external_data=False,
     )
-    stored = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}")) / "model.onnx"
-    content = stored.read_bytes()
+    content = tracking.read_model(info.model_id)
     if export.metadata_of(content) != export.metadata_of(model):
         raise ExportError("the stored model.onnx is not the one that was logged")
     return str(info.model_id), hashlib.sha256(content).hexdigest()
