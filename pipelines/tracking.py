@@ -200,10 +200,10 @@ def read(run_id: str, path: str) -> bytes:
 
 def read_model(model_id: str) -> bytes:
     """model.onnx of a logged model. Raises what MLflow raises where there is none."""
-    return _downloaded(f"models:/{model_id}/model.onnx")
+    return _downloaded(f"models:/{model_id}", "model.onnx")
 
 
-def _downloaded(uri: str) -> bytes:
+def _downloaded(uri: str, within: str = "") -> bytes:
     # Into a folder of ours: what MLflow downloads into one of its own stays behind.
     with tempfile.TemporaryDirectory(prefix="digits-") as folder:
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder), within).read_bytes()

@@ -92,6 +92,9 @@ def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_i
 ) -> None:
     project, served = tracker
     log = project.folder / "log"
+    scratch = project.folder / "tmp"
+    scratch.mkdir()
+    project.environment["TMPDIR"] = str(scratch)
 
     # It stays away for longer than a run that is told to be impatient waits.
     project.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
@@ -115,3 +118,4 @@ def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_i
     served.start()
     assert patient.wait(PATIENCE) == 0, log.read_text()[-3000:]
     assert_one_whole_model(project)
+    assert [file.name for file in scratch.rglob("*") if file.is_file()] == []  # of what it has read back
