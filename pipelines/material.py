@@ -240,8 +240,11 @@ def _made(make: Callable[..., T], digits: Split, count: int, seed: int, label: s
 
 
 def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Callable[[], Arrays]) -> Arrays:
-    """Arrays from the cache, or made and put there. The key holds the code and the libraries that make them."""
-    known = [provenance.code(*modules), provenance.libraries(), *facts]
+    """Arrays from the cache, or made and put there. The key holds the code and the libraries that make them, and this
+    file, which knows what they are called.
+    """
+    layout = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    known = [provenance.code(*modules), layout, provenance.libraries(), *facts]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
     path = CACHE / f"{name}-{key}.npz"
     try:

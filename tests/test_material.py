@@ -144,3 +144,14 @@ def test_another_segmenter_means_other_photographs_in_the_cache(data: Data) -> N
     assert len(list(module.CACHE.iterdir())) == before
     photographs_of(data.train, 40, 0, "")
     assert len(list(module.CACHE.iterdir())) == before + 1
+
+
+def test_what_another_version_has_cached_is_made_anew(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs_of(data.train, 40, 0, "")
+    other = tmp_path / "material.py"
+    other.write_text(Path(module.__file__).read_text() + "# arrays by other names\n")
+    monkeypatch.setattr(module, "__file__", str(other))
+    photographs_of(data.train, 40, 0, "")
+    assert len(list(module.CACHE.iterdir())) == 2
