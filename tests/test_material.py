@@ -82,9 +82,9 @@ def test_a_job_keeps_its_segmenter_whatever_becomes_of_the_cache(
     assert segmenter_for(Job(job.folder), data, asked(40)) == first
 
 
-def test_a_worker_takes_the_study_s_segmenter_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "segmenter.onnx").write_bytes(tiny_segmenter())
-    monkeypatch.setattr(worker.tracking, "fetch", lambda _, path: tmp_path / Path(path).name)
+def test_a_worker_takes_the_study_s_segmenter_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = {("r", "weights/segmenter.onnx"): tiny_segmenter()}
+    monkeypatch.setattr(worker.tracking, "read", lambda *asked: artifacts[asked])
     known = hashlib.sha256(tiny_segmenter()).hexdigest()
     taken = worker.segmenter_of({"run": "r", "segmenter": known})
     assert taken is not None
