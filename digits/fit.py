@@ -36,7 +36,7 @@ TOGETHER = 8  # batches that are augmented together: many small operations, whic
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training; Optuna moves all but the last two and the size of a batch.
+    """The settings of a training; Optuna moves all but the size of a batch and the share of outliers.
 
     Args:
         learning_rate: peak of the one-cycle schedule (Smith & Topin, arXiv:1708.07120), for AdamW.
@@ -48,9 +48,6 @@ class Recipe:
         disturbed: share of the MNIST digits that are disturbed (backgrounds, strokes, noise …).
         photographs: share of each batch that are synthetic photographs as imaging hands them over.
         outliers: share of each batch that are no digit.
-        disturbed_weight: what a disturbed picture counts in the loss, of an undisturbed one's 1. Where strokes that do
-            not belong are common, the bar of a 7 may be one of them: a network that is to read clean digits must not
-            expect so many.
     """
 
     learning_rate: float = 2e-3
@@ -62,7 +59,6 @@ class Recipe:
     disturbed: float = 0.48
     photographs: float = 0.25
     outliers: float = 0.08
-    disturbed_weight: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -79,9 +75,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch was like. Losses in nats, the training's with the recipe's weights; accuracies 0 to 1 (nan without
-    photographs), learning rate at its end.
-    """
+    """What an epoch was like. Losses in nats, accuracies 0 to 1 (nan without photographs), learning rate at its end."""
 
     epoch: int
     epochs: int
@@ -159,12 +153,13 @@ def fit(
         together.train()
         loss_sum = torch.zeros((), device=where)
         correct = torch.zeros((), device=where)
-        for step, (pictures, labels, weights) in enumerate(batches.epoch(epoch)):
+        for step, (pictures, labels) in enumerate(batches.epoch(epoch)):
             with precision(where):
                 logits = together(pictures)
             scores = eleven_way(logits.float())
-            losses = F.cross_entropy(scores, _targets(labels, recipe.label_smoothing), reduction="none")
-            loss = ranks.weigh((losses * weights).mean(), len(labels), batches.size)
+            loss = ranks.weigh(
+                F.cross_entropy(scores, _targets(labels, recipe.label_smoothing)), len(labels), batches.size
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -260,7 +255,7 @@ def _targets(labels: Tensor, smoothing: float) -> Tensor:
 
 
 class _Batches:
-    """Mixed, augmented batches on the device: float (n, 28, 28), labels 0 to 10 and weights in the loss, (n,) each."""
+    """Mixed, augmented batches: float (n, 28, 28) on the device and labels 0 to 10."""
 
     def __init__(
         self, recipe: Recipe, train: TrainingSet, device: torch.device, seed: int, ranks: Ranks = ALONE
@@ -293,7 +288,7 @@ class _Batches:
     def __len__(self) -> int:
         return self.steps
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
         orders = [self._order(len(labels), share * self.steps) for _, labels, share, _ in self.sources]
         # This rank's rows of each source for all batches: (steps, its part of the source's share).
@@ -311,13 +306,9 @@ class _Batches:
             some = [mine[start : start + TOGETHER] for mine in rows]
             images = torch.cat([source[0][mine] for source, mine in zip(self.sources, some, strict=True)], dim=1)
             labels = torch.cat([source[1][mine] for source, mine in zip(self.sources, some, strict=True)], dim=1)
-            draws = torch.rand(labels.shape, generator=self.generator, device=self.generator.device)
-            disturbed = (draws < chances).to(torch.float32)
-            pictures = augment(
-                images.flatten(0, 1), self.generator, strength=self.recipe.strength, disturbed=disturbed.flatten()
-            )
-            weights = 1 - disturbed * (1 - self.recipe.disturbed_weight)
-            yield from zip(pictures.view(images.shape), labels, weights, strict=True)
+            disturbed = chances.repeat(len(images))
+            pictures = augment(images.flatten(0, 1), self.generator, strength=self.recipe.strength, disturbed=disturbed)
+            yield from zip(pictures.view(images.shape), labels, strict=True)
 
     def _order(self, count: int, wanted: int) -> Tensor:
         """Row numbers without repetition as far as they reach."""

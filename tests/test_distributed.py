@@ -39,15 +39,15 @@ def test_the_rows_of_all_ranks_together_are_the_batch_of_one_process(
     photographs = Split(bundled.train.images[:90], bundled.train.labels[:90])
     train = TrainingSet(bundled.train, photographs, noise)
 
-    def batches(ranks: Ranks) -> Iterator[tuple[torch.Tensor, ...]]:
+    def batches(ranks: Ranks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return _Batches(QUICK, train, torch.device("cpu"), 7, ranks).epoch(2)
 
     parts = [batches(Ranks(rank, count)) for rank in range(count)]
-    for (images, labels, _), *shares in zip(batches(ALONE), *parts, strict=True):
+    for (images, labels), *shares in zip(batches(ALONE), *parts, strict=True):
         whole = sorted(zip(images.flatten(1).tolist(), labels.tolist(), strict=True))
-        together = [pair for some, of, _ in shares for pair in zip(some.flatten(1).tolist(), of.tolist(), strict=True)]
+        together = [pair for some, of in shares for pair in zip(some.flatten(1).tolist(), of.tolist(), strict=True)]
         assert sorted(together) == whole
-        assert max(len(of) for _, of, _ in shares) - min(len(of) for _, of, _ in shares) <= 3  # one for each kind
+        assert max(len(of) for _, of in shares) - min(len(of) for _, of in shares) <= 3  # one for each kind
 
 
 def test_each_rank_disturbs_its_pictures_in_its_own_way(bundled) -> None:

@@ -91,7 +91,7 @@ def test_batches_hold_the_shares_that_the_recipe_asks_for(small):
     recipe = dataclasses.replace(QUICK, photographs=0.25, outliers=0.125)
     batches = list(_Batches(recipe, small, torch.device("cpu"), 0).epoch(1))
     assert len(batches) == 6  # of 64: 256 digits, 50 photographs and 100 pictures of no digit
-    for pictures, labels, _ in batches:
+    for pictures, labels in batches:
         assert pictures.shape == (64, 28, 28)
         assert int((labels == NOT_A_DIGIT).sum()) == 8
 
@@ -144,28 +144,7 @@ def test_few_pictures_are_not_shown_again_and_again(bundled):
     noise = np.random.default_rng(0).integers(0, 256, (400, 28, 28), dtype=np.uint8)
     recipe = dataclasses.replace(QUICK, batch_size=20, photographs=0.5, outliers=0.1)
     batches = _Batches(recipe, TrainingSet(digits, photographs, noise), torch.device("cpu"), 0)
-    shown = torch.cat([labels for _, labels, _ in batches.epoch(1)]).bincount(minlength=11)
+    shown = torch.cat([labels for _, labels in batches.epoch(1)]).bincount(minlength=11)
     assert 0 < shown[7] / len(photographs) <= 20
     assert shown[NOT_A_DIGIT] == 2 * len(batches)
     assert shown.sum() == 20 * len(batches)
-
-
-def test_disturbed_pictures_have_a_weight_of_their_own(bundled):
-    recipe = dataclasses.replace(QUICK, strength=0.0, disturbed=0.4, disturbed_weight=0.25)
-    batches = _Batches(recipe, TrainingSet(bundled.train), torch.device("cpu"), 0)
-    pictures, _, weights = (torch.cat(parts) for parts in zip(*batches.epoch(1), strict=True))
-    originals = {image.tobytes() for image in bundled.train.images}
-    touched = np.array([picture.round().byte().numpy().tobytes() not in originals for picture in pictures])
-    light = weights.numpy() == 0.25
-    assert set(weights.tolist()) == {0.25, 1.0}
-    assert 0.35 < light.mean() < 0.45
-    assert touched[light].mean() > 0.95
-    assert not touched[~light].any()
-
-
-def test_what_weighs_nothing_teaches_nothing(bundled):
-    reports = []
-    recipe = dataclasses.replace(QUICK, disturbed=1.0, disturbed_weight=0.0)
-    fit(recipe, TrainingSet(bundled.train), bundled.validation, epochs=1, seed=0, on_epoch=reports.append)
-    assert reports[0].train_loss == 0
-    assert reports[0].train_accuracy < 0.5
