@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from digits.classifier import Classifier, ModelError
@@ -74,12 +75,11 @@ def _stored(tag: str) -> Chosen | None:
 
 
 def _registered(asked: str) -> Chosen:
-    try:
-        from pipelines import registry, tracking
-    except ImportError:
+    if find_spec("mlflow") is None:
         raise UserError(
             f"there is no model {NAME} in the BentoML store, and no MLflow to ask for {asked}; expected {ACCEPTED}"
-        ) from None
+        )
+    from pipelines import registry, tracking
 
     version = registry.find(asked)
     found = Chosen(f"{NAME}/{version.version}", tracking.read_model(version.tags["model_id"]))

@@ -70,7 +70,6 @@ def check(words: Sequence[str]) -> tuple[str, Parameters]:
 
 def attend(step: str, parameters: Parameters, launcher: str | None, experiment: str | None) -> int:
     """Runs a step that has been checked, and ends the launcher's run as the step ended."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from pipelines import tracking
     from pipelines.errors import UserError, explain
 

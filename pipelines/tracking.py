@@ -31,6 +31,8 @@ ABOUT = {
     "mlflow.note.content": "One parent for each command; its trials, its final training and its report are below it.",
 }
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file, of which most are small
+
 _adopted: str | None = None  # the run that `mlflow run` made, where it is in our experiment
 
 
