@@ -43,7 +43,7 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     from digits.classifier import carrying
     from digits.network import DigitNet
 
-    source = weights or champion_weights()
+    source = weights or champion_weights(folder)
     net = DigitNet(0.0)
     net.load_state_dict(load_file(source))
     metadata = {"threshold": "0.5", "precision": "fp32"}
@@ -77,14 +77,15 @@ def prepare(folder: Path, weights: Path | None, form: str) -> str:
     return "champion" if weights is None else weights.name
 
 
-def champion_weights() -> Path:
-    """The weights of the registered champion's run."""
+def champion_weights(folder: Path) -> Path:
+    """The weights of the registered champion's run, downloaded to the folder."""
     import mlflow
 
     client = mlflow.MlflowClient()
     try:
         run = client.get_model_version_by_alias("digits", "champion").run_id
-        return Path(mlflow.artifacts.download_artifacts(f"runs:/{run}/weights")) / "model.safetensors"
+        downloaded = mlflow.artifacts.download_artifacts(f"runs:/{run}/weights", dst_path=str(folder))
+        return Path(downloaded) / "model.safetensors"
     except Exception as error:
         raise SystemExit(f"no champion's weights ({error}); train first, or pass --weights FILE.safetensors") from None
 

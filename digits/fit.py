@@ -25,10 +25,11 @@ from torch.optim.swa_utils import AveragedModel
 from digits.augment import augment
 from digits.data import Split
 from digits.distributed import ALONE, Ranks
-from digits.network import DIGITS, DigitNet, eleven_way, thin, widen
+from digits.network import DIGITS, DigitNet, eleven_way, keep_rising, thin, widen
 
 NOT_A_DIGIT = DIGITS  # the eleventh class
 AVERAGE_EVERY = 8  # steps; averaging all weights at each step would cost more than it is worth
+SHOWN = 1.5  # pictures that an epoch shows, for each that there is to train on
 REPEATED = 10  # times that an epoch shows a photograph or an outlier, about, at most
 MEMORY = 0.97  # of the average at each update
 TOGETHER = 8  # batches that are augmented together: many small operations, which take a GPU longer to begin than to do
@@ -111,7 +112,7 @@ def fit(
 ) -> DigitNet:
     """Train a network.
 
-    An epoch shows as many pictures as there are to train on, in the recipe's mix.
+    An epoch shows one and a half times as many pictures as there are to train on, in the recipe's mix.
 
     Args:
         recipe: settings.
@@ -163,6 +164,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            keep_rising(net)
             schedule.step()
             if step % AVERAGE_EVERY == 0:
                 average.update_parameters(net)
@@ -264,7 +266,7 @@ class _Batches:
         self.size = size = min(recipe.batch_size, len(train.digits))
         photographs = train.photographs if train.photographs is not None and len(train.photographs) else None
         outliers = train.outliers if train.outliers is not None and len(train.outliers) else None
-        self.steps = max(1, len(train) // size)
+        self.steps = max(1, int(SHOWN * len(train)) // size)
 
         def most(wanted: float, count: int) -> int:
             """Of a batch; of few pictures less, or they would be learnt by heart."""

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +21,7 @@ TWINS = ("conv2_1", "conv2_2")  # both look at conv1 and share
 SHARED = 32  # kernels of 3×3
 CHANNELS = 512  # of conv3, of which a thin fc1 reads
 MIXTURES = 64  # the same ones at all 49 places
+POOLED = {"pool1": ("conv1",), "pool2": ("conv2_1", "conv2_2")}  # each pooling, and the boxes before it
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -106,6 +109,7 @@ class DigitNet(nn.Module):
         self.shared: nn.Module = nn.Identity()  # where they are thin, what conv2_1 and conv2_2 have in common
         self.conv2_1 = Convolution(32, 64)
         self.conv2_2 = Convolution(32, 64)
+        self.pool2: nn.Module = nn.MaxPool2d(2)
         self.conv3_1 = Convolution(64, 256)
         self.conv3_2 = Convolution(64, 256)
         self.conv3 = Concatenation()
@@ -124,8 +128,8 @@ class DigitNet(nn.Module):
             float (n, 10). An eleventh class, "not a digit", has the implicit logit 0: see `eleven_way`.
         """
         pooled = self.shared(self.pool1(self.conv1(standardise(images))))
-        branch_1 = self.conv3_1(F.max_pool2d(self.conv2_1(pooled), 2))
-        branch_2 = self.conv3_2(F.max_pool2d(self.conv2_2(pooled), 2))
+        branch_1 = self.conv3_1(self.pool2(self.conv2_1(pooled)))
+        branch_2 = self.conv3_2(self.pool2(self.conv2_2(pooled)))
         features = self.conv3(branch_1, branch_2).permute(0, 2, 3, 1).flatten(1)
         hidden = self.dropout(self.fc1(features))
         logits: Tensor = self.output(self.dropout(self.fc2(hidden)))
@@ -133,7 +137,11 @@ class DigitNet(nn.Module):
 
 
 def thin(net: DigitNet) -> None:
-    """Gives the boxes of TWINS and THIN matrices that are products of thin ones: new layers, a part of the work."""
+    """Gives a network the form in which it is trained, with new layers in it and a part of the work.
+
+    The boxes of TWINS and THIN get matrices that are products of thin ones. The boxes of POOLED are pooled before their
+    batch normalisation, which has a quarter of the numbers to do then. `keep_rising` is to be called after each step.
+    """
     net.shared = _convolution(32, SHARED)
     for box in TWINS:
         layers = _layers(net, box)
@@ -143,10 +151,22 @@ def thin(net: DigitNet) -> None:
         layer = layers[0]
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         layers[0] = Thin(layer, width)
+    for pool, boxes in POOLED.items():
+        for box in boxes:
+            _layers(net, box).insert(1, net.get_submodule(pool))
+        setattr(net, pool, nn.Identity())
+
+
+@torch.no_grad()
+def keep_rising(net: DigitNet) -> None:
+    """No scale of a batch normalisation behind a pooling below 0: then the highest of four numbers is so after it, too,
+    and the pooling may as well come last."""
+    for box in chain(*POOLED.values()):
+        _layers(net, box)[2].get_parameter("weight").clamp_(min=0)
 
 
 def widen(net: DigitNet) -> None:
-    """Multiplies thin matrices out: the network answers as before, and has the weights of the figure again."""
+    """Undoes `thin`: the network answers as before, and has the layers and weights of the figure again."""
     for box in TWINS:
         layers = _layers(net, box)
         layers[0] = multiplied_out(nn.Sequential(net.shared, layers[0]))
@@ -156,6 +176,9 @@ def widen(net: DigitNet) -> None:
         layer = layers[0]
         assert isinstance(layer, nn.Sequential)
         layers[0] = multiplied_out(layer)
+    for pool, boxes in POOLED.items():
+        for box in boxes:
+            setattr(net, pool, _layers(net, box).pop(1))
 
 
 def multiplied_out(layers: nn.Sequential) -> nn.Linear | nn.Conv2d:

@@ -69,9 +69,7 @@ def _stored(tag: str) -> Chosen | None:
     files = sorted(Path(model.path).rglob("model.onnx"))
     if not files:
         raise UserError(f"the stored model {model.tag} has no model.onnx; import it again with mlflow run . -e promote")
-    found = Chosen(str(model.tag), files[0].read_bytes())
-    _check(found, str((model.info.metadata or {}).get("sha256", "")))
-    return found
+    return verified(Chosen(str(model.tag), files[0].read_bytes()), str((model.info.metadata or {}).get("sha256", "")))
 
 
 def _registered(asked: str) -> Chosen:
@@ -83,10 +81,11 @@ def _registered(asked: str) -> Chosen:
 
     version = registry.find(asked)
     found = Chosen(f"{NAME}/{version.version}", tracking.read_model(version.tags["model_id"]))
-    _check(found, version.tags.get("sha256", ""))
+    return verified(found, version.tags.get("sha256", ""))
+
+
+def verified(found: Chosen, registered: str) -> Chosen:
+    """The model, whose sha256 is the one that was registered if one is known. Raises UserError."""
+    if registered and found.sha256 != registered:
+        raise UserError(f"{found.name} has been altered: sha256 {found.sha256[:12]}…, registered as {registered[:12]}…")
     return found
-
-
-def _check(found: Chosen, expected: str) -> None:
-    if expected and found.sha256 != expected:
-        raise UserError(f"{found.name} has been altered: sha256 {found.sha256[:12]}…, registered as {expected[:12]}…")

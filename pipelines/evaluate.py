@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from digits.classifier import Classifier
 from digits.data import Data, fetch_test, load, load_test
 from digits.settings import cores
 from pipelines import card, logbook, own, pictures, registry, report, tracking
+from pipelines.chosen import Chosen, verified
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
@@ -149,14 +149,8 @@ def _parents() -> list[str]:
 
 def fetch_model(trained: dict[str, str]) -> bytes:
     """model.onnx of a logged model. Raises UserError where it is not the file that was registered."""
-    content = tracking.read_model(trained["model_id"])
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != trained["sha256"]:
-        raise UserError(
-            f"model.onnx of {trained['model_id']} has been altered: sha256 {actual[:12]}…, registered as"
-            f" {trained['sha256'][:12]}…; train again"
-        )
-    return content
+    logged = Chosen(f"model.onnx of {trained['model_id']}", tracking.read_model(trained["model_id"]))
+    return verified(logged, trained["sha256"]).content
 
 
 def log_report(measured: report.Report, name: str, folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_checkpoint_of_another_training_is_not_used(small, bundled, tmp_path):
 def test_batches_hold_the_shares_that_the_recipe_asks_for(small):
     recipe = dataclasses.replace(QUICK, photographs=0.25, outliers=0.125)
     batches = list(_Batches(recipe, small, torch.device("cpu"), 0).epoch(1))
-    assert len(batches) == 6  # of 64: 256 digits, 50 photographs and 100 pictures of no digit
+    assert len(batches) == 9  # of 64: one and a half times 256 digits, 50 photographs and 100 pictures of no digit
     for pictures, labels in batches:
         assert pictures.shape == (64, 28, 28)
         assert int((labels == NOT_A_DIGIT).sum()) == 8
@@ -139,7 +139,7 @@ def test_a_training_may_be_as_short_as_a_step(bundled):
 
 def test_few_pictures_are_not_shown_again_and_again(bundled):
     """However large their share is to be; many are shown as often as it says."""
-    photographs = Split(bundled.train.images[:4], np.full(4, 7))
+    photographs = Split(bundled.train.images[:6], np.full(6, 7))
     digits = Split(bundled.train.images[:1_000], np.zeros(1_000, np.int64))
     noise = np.random.default_rng(0).integers(0, 256, (400, 28, 28), dtype=np.uint8)
     recipe = dataclasses.replace(QUICK, batch_size=20, photographs=0.5, outliers=0.1)

@@ -1,5 +1,6 @@
 """The network is the figure, box by box."""
 
+from itertools import chain
 from math import prod
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from digits.network import (
     CHANNELS,
     MIXTURES,
+    POOLED,
     SHARED,
     THIN,
     TWINS,
     DigitNet,
     Mixture,
     eleven_way,
+    keep_rising,
     standardise,
     thin,
     widen,
@@ -46,7 +49,7 @@ def test_every_box_has_the_name_and_the_shape_of_the_figure(net):
         )
     net(torch.zeros(2, 28, 28, dtype=torch.uint8))
     assert shapes == BOXES
-    assert set(dict(net.named_children())) == {*BOXES, "shared", "pool1", "dropout"}
+    assert set(dict(net.named_children())) == {*BOXES, "shared", "pool1", "pool2", "dropout"}
     assert isinstance(net.shared, torch.nn.Identity)
 
 
@@ -114,8 +117,25 @@ def test_thin_matrices_multiplied_out_give_the_same_answers_and_the_network_of_t
     for box in TWINS:
         assert net.get_submodule(box)[0].weight.shape == (64, SHARED, 1, 1)
     assert sum(weights.numel() for weights in net.parameters()) < 0.06 * sum(prod(shape) for shape in full)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as a training leaves them, and worse
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    keep_rising(net)
     before = net(image)
     widen(net)
     assert torch.allclose(net(image), before, atol=1e-4)
     assert [tuple(parameter.shape) for parameter in net.parameters()] == full
     assert list(net.state_dict()) == list(DigitNet().state_dict())
+    assert str(net) == str(DigitNet())
+
+
+def test_in_training_a_pooling_leaves_a_quarter_of_the_numbers_to_normalise():
+    net = DigitNet()
+    thin(net)
+    seen = {}
+    for box in chain(*POOLED.values()):
+        norm = net.get_submodule(box)[2]
+        norm.register_forward_hook(lambda _module, inputs, _output, box=box: seen.update({box: inputs[0].shape[2:]}))
+    net(torch.zeros(2, 28, 28))
+    assert seen == {"conv1": (14, 14), "conv2_1": (7, 7), "conv2_2": (7, 7)}
