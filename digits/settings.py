@@ -59,7 +59,11 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "max_buffered_bytes": (1024, 2**34, "bytes of all request bodies held at once; beyond it 503"),
     "max_concurrency": (1, 100_000, "requests in progress; beyond it 503 with Retry-After"),
     "max_connections": (1, 1_000_000, "connections, idle ones too; beyond it 503 with Retry-After, and closed"),
-    "timeout": (0.1, 3600, "seconds for one request, reading included; beyond it 504"),
+    "timeout": (
+        0.1,
+        3600,
+        "seconds for one request, reading included; beyond it 504, or 408 while its body was still to come",
+    ),
     "idle_seconds": (0.1, 3600, "seconds for a request's headers, idle before them included; beyond it 408, or closed"),
     "reload_seconds": (0, 86_400, "how often the store is asked for a newer model; 0 means never"),
 }

@@ -178,7 +178,8 @@ def log_report(measured: report.Report, name: str, folder: Path) -> None:
             pictures.mistakes(report.worst(answers), title), f"report/mistakes {report.slug(answers.name)}.png"
         )
         if answers.unreadable:
-            mlflow.log_text("\n".join(answers.unreadable) + "\n", f"report/unreadable {report.slug(answers.name)}.txt")
+            reasons = "".join(f"{reason}\n" for reason in answers.unreadable.values())
+            mlflow.log_text(reasons, f"report/unreadable {report.slug(answers.name)}.txt")
     log_answers(measured, folder)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,10 @@ Original = Path | bytes | Images  # a file, its bytes, or a 28×28 picture
 
 @dataclass(frozen=True)
 class Answers:
-    """One set of n pictures, answered: labels and accepted (n,), probabilities (n, 10), originals, what was seen."""
+    """One set of n pictures, answered: labels and accepted (n,), probabilities (n, 10), originals, what was seen.
+
+    `unreadable`: the rows of files that are no pictures, and why; the model was shown black in their place.
+    """
 
     name: str
     group: str
@@ -55,7 +58,7 @@ class Answers:
     fingerprint: str
     originals: Sequence[Original] | Images = field(repr=False)
     seen: Sequence[Images] | Images = field(repr=False)
-    unreadable: tuple[str, ...] = ()
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     @property
     def guesses(self) -> NDArray[np.int64]:
@@ -63,7 +66,9 @@ class Answers:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        return np.asarray(self.guesses == self.labels, bool)
+        right = np.asarray(self.guesses == self.labels, bool)
+        right[list(self.unreadable)] = False
+        return right
 
 
 @dataclass(frozen=True)
@@ -190,19 +195,19 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     files, labels = labelled.files, labelled.labels
     digest = hashlib.sha256()
     readings: list[Reading] = []
-    unreadable = []
+    unreadable: dict[int, str] = {}
     with ThreadPoolExecutor(cores()) as pool, bar(labelled.name, len(files)) as progress:
-        for done, (file, label, (content, reading)) in enumerate(
+        for row, (file, label, (content, reading)) in enumerate(
             zip(files, labels, pool.map(partial(_read, segmenter=classifier.segmenter), files), strict=True)
         ):
             digest.update(content + bytes([label]))
             if not isinstance(reading, Reading):
-                unreadable.append(f"{file}: {reading}")
+                unreadable[row] = f"{file}: {reading}"
                 reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
             readings.append(reading)
-            progress(done + 1, len(files))
+            progress(row + 1, len(files))
     answers = _decided(classifier, labelled.name, "pictures", readings, labels, digest.hexdigest(), files)
-    return Answers(**{**vars(answers), "unreadable": tuple(unreadable)})
+    return replace(answers, unreadable=unreadable)
 
 
 def _read(file: Path, segmenter: Segmenter | None) -> tuple[bytes, Reading | ImageError | OSError]:
