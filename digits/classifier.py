@@ -33,6 +33,7 @@ SIDE = 28
 ODDS = 0.27
 BAR = 0.083
 DISTANCE = 6.2
+LIKELIER = 0.5  # a digit that is less likely than all others together is not stood behind, however good its candidate
 SURE = 1e-6  # odds have to be finite, where int8 has rounded to 0 or 1
 SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
 
@@ -52,7 +53,8 @@ class Answer:
 
     `digit` is the best guess and `probability` its calibrated probability among the ten digits; `accepted` is false
     where the picture holds no digit that the model can stand behind. `chosen` is the index of the candidate used and
-    `score`, 0 to 1, what the threshold is held against; it is 0 where the reading alone says that there is no digit.
+    `score`, 0 to 1, what the threshold is held against; it is 0 where the reading alone says that there is no digit, or
+    the candidates agree on none.
     """
 
     digit: int
@@ -159,7 +161,7 @@ class Classifier:
         digit = row.index(probability)
         supports = [single * own[digit] for own, single in zip(rows, singles, strict=True)]
         chosen = supports.index(max(supports))
-        usable = not reading.crowded and not reading.blank
+        usable = not reading.crowded and not reading.blank and probability >= LIKELIER
         score = supports[chosen] if usable else 0.0
         return Answer(digit, probability, tuple(row), usable and score >= self.threshold, chosen, score)
 

@@ -1,9 +1,10 @@
 """The bytes or pixels of any picture of a digit come in; what the network reads goes out: a few 28×28 candidates as
 MNIST would have them.
 
-Light flattened and ink found (digits.ink), rulings erased (digits.rulings), strokes chosen (digits.shapes), and besides
-all of it by a network that has learnt what strokes are (digits.segmenter); then fitted as MNIST's makers did: into
-20×20 with anti-aliasing, the centre of mass in the middle of 28×28 (LeCun et al., 1998).
+Paper put around a digit that was cut out (digits.margins), light flattened and ink found (digits.ink), rulings erased
+(digits.rulings), strokes chosen (digits.shapes), and besides all of it by a network that has learnt what strokes are
+(digits.segmenter); then fitted as MNIST's makers did: into 20×20 with anti-aliasing, the centre of mass in the middle
+of 28×28 (LeCun et al., 1998).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from digits import ink as inks
 from digits.decoding import ImageError, Limits, decode
 from digits.ink import Bytes, Floats
+from digits.margins import with_margin
 from digits.rulings import without_rulings
 from digits.segmenter import Segmenter
 from digits.shapes import JOINED, Shape, components, grouped, rivals, without_frames
-from digits.thumbnails import SIDE, as_mnist, fit, thumbnail
+from digits.thumbnails import FLAT, SIDE, as_mnist, fit, thumbnail
 
 __all__ = ["ImageError", "Limits", "Reading", "decode", "interpret", "read"]
 
@@ -28,7 +30,7 @@ cv2.setNumThreads(1)  # pictures are read side by side in a pool: threads inside
 
 THUMBNAIL = 40  # up to this long side the picture is looked at as it is
 WORK_SIDE = 400  # things are found on a picture of this size
-DETAIL = 64  # a digit lower than this is looked at again in the original pixels
+DETAIL = 64  # a picture smaller than twice this is enlarged
 LARGE = 1024  # from here on the segmenter's first look is at the picture that things are found on
 MOST = 6  # candidates, besides the segmenter's
 SAME = 6 / 255  # candidates that are no further apart are one
@@ -83,12 +85,12 @@ def interpret(picture: Bytes, segmenter: Segmenter | None = None) -> Reading:
     ):
         raise ValueError(f"expected uint8 (h, w) or (h, w, 3), got {picture.dtype} {picture.shape}")
     darkest, brightest = cv2.minMaxLoc(picture.reshape(-1))[:2]
-    if brightest - darkest < 4:
+    if brightest - darkest < FLAT:
         return BLANK
     height, width = picture.shape[:2]
     if max(height, width) <= THUMBNAIL:
         images = thumbnail(picture)
-        return Reading(images[0][None] if len(images) == 1 else np.stack(images))
+        return Reading(images[0][None] if len(images) == 1 else np.stack(images)) if images else BLANK
     if 0.9 < height / width < 1.1:
         enlarged = as_mnist(picture)
         if enlarged is not None:
@@ -128,6 +130,9 @@ class _View:
 
 def _photograph(picture: Bytes, segmenter: Segmenter | None) -> Reading:
     work = inks.scaled(picture, WORK_SIDE)
+    around = with_margin(picture, work)
+    if around is not picture:
+        picture, work = around, inks.scaled(around, WORK_SIDE)
     if min(work.shape[:2]) < 4:  # a strip so thin that nothing can be written on it
         return BLANK
     if max(work.shape[:2]) < 2 * DETAIL:

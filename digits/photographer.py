@@ -274,6 +274,7 @@ def _photograph_one(
         best = int(alike.argmax())
         if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
             beside = [image.any() and not reads_as_bar_or_ring(image) for image in candidates] & (alike < UNLIKE)
+            beside[best] = False  # one that is kept though it is lost
             return candidates[best], label, candidates[beside]
 
 

@@ -62,7 +62,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "timeout": (
         0.1,
         3600,
-        "seconds for one request, reading included; beyond it 504, or 408 while its body was still to come",
+        "seconds for one request, its body included; beyond it 504, or 408 where that was still to come",
     ),
     "idle_seconds": (0.1, 3600, "seconds for a request's headers, idle before them included; beyond it 408, or closed"),
     "reload_seconds": (0, 86_400, "how often the store is asked for a newer model; 0 means never"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from digits.ink import Bytes, Floats
 
 SIDE, BOX = 28, 20
+FLAT = 4  # grey levels: what differs by less is blank
 MOVED = 2.0  # pixels off the middle from which on a digit is also looked at in the middle
 STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
 
@@ -81,7 +82,17 @@ def centred(small: Floats) -> Bytes:
 
 
 def grey(picture: Bytes) -> Bytes:
-    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    """Lightness, uint8 (h, w); of a picture whose colours are all about as light, red, green or blue alone."""
+    if picture.ndim == 2:
+        return picture
+    light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    planes = sorted((light, *cv2.split(picture)), key=_range)
+    return np.asarray(planes[-1] if _range(planes[-1]) > 3 * _range(light) else light, np.uint8)
+
+
+def _range(plane: Bytes) -> float:
+    low, high = cv2.minMaxLoc(plane)[:2]
+    return float(high - low)
 
 
 def _ring(depth: int) -> NDArray[np.intp]:
@@ -139,8 +150,11 @@ def as_mnist(picture: Bytes) -> Bytes | None:
 
 
 def thumbnail(picture: Bytes) -> list[Bytes]:
-    """The candidates for a picture of at most 40 pixels a side, likeliest first, each uint8 (28, 28)."""
+    """The candidates for a picture of at most 40 pixels a side, likeliest first, each uint8 (28, 28); none of one that
+    is blank."""
     image = grey(picture)
+    if _range(image) < FLAT:
+        return []
     exact = image.shape == (SIDE, SIDE)
     if not exact:
         image = squared(image)

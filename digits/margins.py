@@ -1,0 +1,104 @@
+"""A picture that was cut along its digit comes in; with paper around the digit again, it goes out.
+
+Where ink reaches the frame on all sides, the paper that is left inside would pass for ink on a darker ground.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from digits.ink import Bytes, Floats, quantile, scaled
+from digits.thumbnails import grey
+
+MARGIN = 0.25  # of the long side, on each side
+INK = 0.3  # of the greatest contrast of the picture: what differs more from the paper is ink
+PLAIN = 0.16  # of it: paper differs less from itself, as a rule
+MOST_INK, MOST_RUNS = 0.5, 8  # on the rim, as a share of it and in how many places; squares have more
+THIN, LONG = 0.012, 0.33  # of the rim: printed lines are thinner where they cross it, tables and shadows are longer
+SPAN = 0.75  # of height and width, what the one thing that was cut out has at least
+SOLID = 0.85  # of the rectangle around it, what it covers at most: less than a sheet on a table
+LOOKED_AT = 64  # pixels of the long side, on which that is decided
+SMOOTH = 0.05  # of the rim: light changes slowly along it
+RIDGE = 1e-3 * np.eye(3)
+Ring = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
+    """A picture with a margin, where one thing fills plain paper, whether its strokes are cut at the frame or just not;
+    any other as it is.
+
+    Args:
+        picture: uint8 (h, w) or (h, w, 3).
+        smaller: the same, or reduced: quicker to reduce again.
+    """
+    small = grey(scaled(smaller, LOOKED_AT))
+    ring = _ring(*small.shape)
+    paper = quantile(small[ring].astype(np.float32), 0.5)
+    low, high = cv2.minMaxLoc(small)[:2]
+    contrast = max(high - paper, paper - low)
+    away = np.abs(small - _light(small, ring, paper, INK * contrast))
+    along = away[ring]
+    if quantile(along, 0.5) > PLAIN * contrast or not _strokes_alone(along > INK * contrast):
+        return picture
+    if not _filled(away > INK * contrast):
+        return picture
+    # Paper where ink was, as it is beside it, and outwards from there.
+    height, width = picture.shape[:2]
+    ring = _ring(height, width)
+    inked = cv2.dilate(away, np.ones((3, 3), np.uint8)) > PLAIN * contrast
+    known = np.flatnonzero(
+        cv2.resize(inked.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)[ring] == 0
+    )
+    planes = picture[ring].reshape(len(ring[0]), -1).astype(np.float32).T
+    ground = [np.interp(np.arange(len(plane)), known, plane[known], period=len(plane)) for plane in planes]
+    whole = picture.copy()
+    whole[ring] = _smoothed(np.stack(ground, axis=1)).reshape(whole[ring].shape)
+    margin = max(4, round(MARGIN * max(height, width)))
+    return np.asarray(cv2.copyMakeBorder(whole, margin, margin, margin, margin, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _light(small: Bytes, ring: Ring, paper: float, far: float) -> Floats:
+    """The plane (h, w) that the paper along the frame follows; what is further than that from it is none."""
+    height, width = small.shape
+    rows, columns = ring
+    terms = np.stack((np.ones(len(rows)), rows / height, columns / width), axis=1)
+    values, plane = small[ring].astype(np.float64), np.array([paper, 0.0, 0.0])
+    for _ in range(3):
+        near = np.abs(values - terms @ plane) <= far
+        some = terms[near]
+        plane = np.linalg.solve(some.T @ some + RIDGE, some.T @ values[near])
+    level, down, right = plane.astype(np.float32)
+    return np.asarray(level + down * np.arange(height)[:, None] / height + right * np.arange(width) / width, np.float32)
+
+
+def _strokes_alone(inked: NDArray[np.bool_]) -> bool:
+    """Whether nothing reaches the rim, or strokes alone do: nothing thinner, nothing longer."""
+    starts = np.flatnonzero(inked & ~np.roll(inked, 1))
+    if len(starts) > MOST_RUNS or not THIN * len(starts) <= inked.mean() <= MOST_INK:
+        return False
+    return all(int(np.argmin(np.roll(inked, -start))) <= LONG * len(inked) for start in starts)
+
+
+def _filled(ink: NDArray[np.bool_]) -> bool:
+    """Whether one thing reaches nearly from side to side, both ways."""
+    stats = cv2.connectedComponentsWithStats(ink.view(np.uint8), connectivity=8)[2][1:]
+    width, height, area = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA]].T
+    rows, columns = ink.shape
+    return bool(np.any((height >= SPAN * rows) & (width >= SPAN * columns) & (area <= SOLID * height * width)))
+
+
+def _ring(height: int, width: int) -> Ring:
+    """Row and column of each pixel of the frame, once around: 2 (height + width) of them, the corners twice."""
+    across, down = np.arange(width), np.arange(height)
+    rows = np.concatenate((np.zeros_like(across), down, np.full_like(across, height - 1), down[::-1]))
+    columns = np.concatenate((across, np.full_like(down, width - 1), across[::-1], np.zeros_like(down)))
+    return rows, columns
+
+
+def _smoothed(ring: NDArray[np.float64]) -> Bytes:
+    """The mean over neighbours to either side along a ring (n, channels)."""
+    reach = max(1, round(SMOOTH * len(ring)))
+    padded = np.concatenate((ring[-reach:], ring, ring[:reach]))
+    return np.asarray(np.rint(cv2.blur(padded, (1, 2 * reach + 1))[reach:-reach]).reshape(ring.shape), np.uint8)

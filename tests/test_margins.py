@@ -1,0 +1,96 @@
+"""What was cut along its digit gets paper around it; everything else stays as it is, to the last bit."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from digits.imaging import interpret
+from digits.margins import MARGIN, with_margin
+from digits.photographer import likeness
+
+PAPER, INK = (221, 214, 196), (40, 46, 110)
+
+
+def seven(width: int = 22) -> np.ndarray:
+    """A printed-looking 7 in blue on a page lit from the left, 400 × 400, ink from (100, 80) to (300, 320)."""
+    picture = np.full((400, 400, 3), PAPER, np.uint8)
+    half = width // 2
+    cv2.polylines(
+        picture, [np.array([[100 + half, 80 + half], [300 - half, 80 + half], [170, 320 - half]])], False, INK, width
+    )
+    light = np.linspace(1.1, 0.75, 400)[None, :, None]
+    return np.clip(picture * light, 0, 255).astype(np.uint8)
+
+
+def cut(picture: np.ndarray, margin: int) -> np.ndarray:
+    return np.ascontiguousarray(picture[80 - margin : 320 + margin, 100 - margin : 300 + margin])
+
+
+def margined(picture: np.ndarray) -> np.ndarray:
+    return with_margin(picture, picture)
+
+
+@pytest.mark.parametrize("margin", [0, 1, 4, 12])
+@pytest.mark.parametrize("polarity", ["dark", "light"])
+def test_a_digit_that_was_cut_out_has_a_margin_of_paper_again(margin: int, polarity: str) -> None:
+    picture = cut(seven(), margin)
+    if polarity == "light":
+        picture = 255 - picture
+    height, width = picture.shape[:2]
+    around = margined(picture)
+    more = round(MARGIN * height)
+    assert around.shape == (height + 2 * more, width + 2 * more, 3)
+    inside = around[more + 1 : more + height - 1, more + 1 : more + width - 1]
+    assert np.array_equal(inside, picture[1:-1, 1:-1])
+    whole = seven() if polarity == "dark" else 255 - seven()
+    assert np.abs(around[:, :more].mean(axis=(0, 1)) - whole[:, :100].mean(axis=(0, 1))).max() < 12, "no paper"
+    assert around[:, :more].std(axis=(0, 1)).max() < 6, "there is ink in the margin"
+
+
+def test_a_broad_digit_that_was_cut_out_is_read_like_the_whole_picture() -> None:
+    whole = seven(60)
+    expected = interpret(whole).images[0]
+    read = interpret(cut(whole, 0)).images[0]
+    assert likeness(read[None], expected)[0] > 0.95
+
+
+def test_a_grey_picture_stays_grey() -> None:
+    assert margined(cv2.cvtColor(cut(seven(), 0), cv2.COLOR_RGB2GRAY)).ndim == 2
+
+
+def squares(picture: np.ndarray) -> None:
+    for place in range(15, 400, 60):
+        cv2.line(picture, (place, 0), (place, 399), (120, 130, 170), 2)
+        cv2.line(picture, (0, place), (399, place), (120, 130, 170), 2)
+
+
+def ruling(picture: np.ndarray) -> None:
+    """Under the digit and joined to it, the page's one line."""
+    cv2.line(picture, (0, 318), (399, 318), (60, 60, 120), 3)
+    cv2.line(picture, (0, 82), (399, 82), (60, 60, 120), 3)
+
+
+def table(picture: np.ndarray) -> None:
+    picture[:, 330:] = (60, 40, 30)
+    picture[350:] = (60, 40, 30)
+
+
+def fingers(picture: np.ndarray) -> None:
+    for place in ((0, 200), (399, 160), (210, 399)):
+        cv2.circle(picture, place, 40, (150, 100, 80), -1)
+
+
+@pytest.mark.parametrize("spoil", [lambda _: None, squares, ruling, table, fingers])
+def test_a_whole_picture_stays_as_it_is(spoil: object) -> None:
+    picture = seven()
+    spoil(picture)  # type: ignore[operator]
+    assert margined(picture) is picture
+
+
+@pytest.mark.parametrize("shape", [(41, 1), (1, 60, 3), (2, 2), (50, 41), (300, 41, 3)])
+def test_any_shape_and_noise_come_through(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for picture in (rng.integers(0, 256, shape, np.uint8), np.full(shape, 9, np.uint8)):
+        assert margined(picture).dtype == np.uint8
