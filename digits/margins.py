@@ -18,7 +18,8 @@ PLAIN = 0.16  # of it: paper differs less from itself, as a rule
 MOST_INK, MOST_RUNS = 0.5, 8  # on the rim, as a share of it and in how many places; squares have more
 THIN, LONG = 0.012, 0.33  # of the rim: printed lines are thinner where they cross it, tables and shadows are longer
 SPAN = 0.75  # of height and width, what the one thing that was cut out has at least
-SOLID = 0.85  # of the rectangle around it, what it covers at most: less than a sheet on a table
+BROAD = 0.2  # of the long side, how far from paper it is at most: less than a shadow or a sheet on a table
+DARK = 0.6  # of the greatest contrast, what it has on average: more than a shadow
 LOOKED_AT = 64  # pixels of the long side, on which that is decided
 SMOOTH = 0.05  # of the rim: light changes slowly along it
 RIDGE = 1e-3 * np.eye(3)
@@ -42,7 +43,7 @@ def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
     along = away[ring]
     if quantile(along, 0.5) > PLAIN * contrast or not _strokes_alone(along > INK * contrast):
         return picture
-    if not _filled(away > INK * contrast):
+    if not _filled(away, contrast):
         return picture
     # Paper where ink was, as it is beside it, and outwards from there.
     height, width = picture.shape[:2]
@@ -81,12 +82,17 @@ def _strokes_alone(inked: NDArray[np.bool_]) -> bool:
     return all(int(np.argmin(np.roll(inked, -start))) <= LONG * len(inked) for start in starts)
 
 
-def _filled(ink: NDArray[np.bool_]) -> bool:
-    """Whether one thing reaches nearly from side to side, both ways."""
-    stats = cv2.connectedComponentsWithStats(ink.view(np.uint8), connectivity=8)[2][1:]
-    width, height, area = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA]].T
-    rows, columns = ink.shape
-    return bool(np.any((height >= SPAN * rows) & (width >= SPAN * columns) & (area <= SOLID * height * width)))
+def _filled(away: Floats, contrast: float) -> bool:
+    """Whether one thing, made of strokes, reaches nearly from side to side, both ways."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((away > INK * contrast).view(np.uint8), connectivity=8)
+    height, width = away.shape
+    wide = stats[:, cv2.CC_STAT_WIDTH] >= SPAN * width
+    for label in np.flatnonzero(wide & (stats[:, cv2.CC_STAT_HEIGHT] >= SPAN * height)):
+        thing = labels == label
+        depth = cv2.distanceTransform(np.pad(thing, 1).view(np.uint8), cv2.DIST_L2, 3)
+        if label and depth.max() <= BROAD * max(height, width) and away[thing].mean() >= DARK * contrast:
+            return True
+    return False
 
 
 def _ring(height: int, width: int) -> Ring:
