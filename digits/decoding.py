@@ -39,6 +39,7 @@ ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 LONG_SIDE = 1024
 LARGE = 25_000_000  # pixels, twice a phone's photograph
 SMALL_FILE, SMALL_SIDE = 8192, 128
+NARROW = 256, 16_384  # of 65,536 greys: a picture that uses so many is spread over all; one that uses fewer is blank
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 UNKNOWN = ("unsupported", "cannot handle", "not supported")  # in the messages of Pillow
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -380,7 +381,7 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
         low, high = np.percentile(finite, (0.01, 99.99), method="nearest").tolist()
     else:
         low, high = int(flat.min()), int(flat.max())
-        if low >= 0 and 4096 <= high <= 65535:
+        if low >= 0 and 4096 <= high <= 65535 and not NARROW[0] <= high - low < NARROW[1]:
             return (values >> 8).astype(np.uint8)
         if low >= 0 and high <= 255:
             return values.astype(np.uint8)

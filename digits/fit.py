@@ -119,7 +119,7 @@ def fit(
         train: what to learn from.
         validation: is measured after each epoch.
         epochs: length of the one-cycle schedule.
-        seed: the same seed, device, thread count and library versions give the same network.
+        seed: the same seed, CPU, thread count and library versions give the same network; CUDA's sums have no order.
         device: "auto", "cpu" or "cuda".
         validation_photographs: gives each report its `hard_accuracy`.
         on_epoch: is told after each epoch; what it raises ends the training.

@@ -8,6 +8,7 @@ read as one digit is kept away: letters that share a digit's shape are left out 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 
@@ -265,9 +266,9 @@ def _make_one(
 
 def _read_one(
     make: Callable[[Generator], tuple[Bytes, Bytes, str]], segmenter: Segmenter | None, rng: Generator
-) -> tuple[Reading, str]:
+) -> tuple[Reading, str, bytes]:
     _, picture, kind = make(rng)
-    return imaging.interpret(picture, segmenter), kind
+    return imaging.interpret(picture, segmenter), kind, hashlib.sha256(picture.tobytes()).digest()
 
 
 def _maker(
@@ -311,11 +312,13 @@ def read_outliers(
     workers: int = 2,
     progress: Progress | None = None,
     segmenter: Segmenter | None = None,
-) -> tuple[list[Reading], list[str]]:
-    """Such pictures as a service is sent them, read back as it would: all candidates of each, and each one's kind.
+) -> tuple[list[Reading], list[str], str]:
+    """Such pictures as a service is sent them, read back as it would: all candidates of each, each one's kind, and the
+    sha256 of them all.
 
     The pictures are the same ones whatever the segmenter.
     """
     read = partial(_read_one, _maker(images, labels, kinds, None), segmenter)
     made = list(in_order(read, count, seed, workers, progress))
-    return [reading for reading, _ in made], [kind for _, kind in made]
+    fingerprint = hashlib.sha256(b"".join(digest for *_, digest in made)).hexdigest()
+    return [reading for reading, *_ in made], [kind for _, kind, _ in made], fingerprint

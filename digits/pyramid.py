@@ -67,7 +67,7 @@ class Pyramid(nn.Module):
 
 
 def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progress: Progress | None = None) -> Pyramid:
-    """Trains a network; the same seed, device, thread count and library versions give the same. In eval mode, on the
+    """Trains a network; the same seed, CPU, thread count and library versions give the same. In eval mode, on the
     CPU. `progress` is called with (done, steps)."""
     where = choose_device(device)
     torch.manual_seed(seed)

@@ -24,6 +24,7 @@ from pipelines.material import named
 from pipelines.parameters import Evaluate
 from pipelines.report import Labelled
 
+ACCEPTED = "_accepted"  # the set of a name, of which what was read rightly but refused counts as wrong
 BESIDE = ("photos", "drawn")  # real pictures, reported on where they lie beside the data
 
 
@@ -184,14 +185,21 @@ def log_report(measured: report.Report, name: str, folder: Path) -> None:
 
 
 def log_answers(measured: report.Report, folder: Path) -> None:
-    """What the gate compares: every guess, and how often each digit survived corruption."""
-    arrays = {f"{report.slug(a.name)}.correct": a.correct for a in (measured.clean, *measured.served)}
-    arrays |= {f"{report.slug(a.name)}.guesses": a.guesses.astype(np.uint8) for a in (measured.clean, *measured.served)}
+    """What the gate compares: what was read rightly, and not refused either; how often each digit survived corruption;
+    what was refused that is no digit. And every guess."""
+    digits = {report.slug(answers.name): answers for answers in (measured.clean, *measured.served)}
+    sets = {name: answers.fingerprint for name, answers in digits.items()}
+    sets |= {f"{name}{ACCEPTED}": fingerprint for name, fingerprint in sets.items()}
+    arrays = {f"{name}.correct": answers.correct for name, answers in digits.items()}
+    arrays |= {f"{name}{ACCEPTED}.correct": answers.correct & answers.accepted for name, answers in digits.items()}
+    arrays |= {f"{name}.guesses": answers.guesses.astype(np.uint8) for name, answers in digits.items()}
     arrays["corruptions.survived"] = measured.corrupted.correct.sum(axis=(0, 1)).astype(np.uint16)
+    sets["corruptions"] = measured.corrupted.fingerprint
+    for refusals in measured.refusals:
+        arrays[f"{report.slug(refusals.name)}.refused"] = refusals.refused
+        sets[report.slug(refusals.name)] = refusals.fingerprint
     write(folder / "answers.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     mlflow.log_artifact(str(folder / "answers.npz"), "report")
-    sets = {report.slug(a.name): a.fingerprint for a in (measured.clean, *measured.served)}
-    sets["corruptions"] = measured.corrupted.fingerprint
     mlflow.log_dict(sets, "report/sets.json")
 
 

@@ -27,7 +27,8 @@ class Evidence:
         dataset: "mnist" or "digits".
         accuracy: on the test digits.
         sets: fingerprint of each set's pictures.
-        right: for each set, (n,): whether each picture was read right, or how often each digit survived corruption.
+        right: for each set, (n,): whether each picture was read (or accepted, or refused) rightly, or how often each
+            digit survived corruption.
     """
 
     version: int
@@ -85,7 +86,7 @@ def decide(challenger: Evidence, champion: Evidence | None, floor: float) -> Dec
 
 
 def compare(name: str, first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple[str, float, float]:
-    """In words, the two-sided p, and by how much the first is better: McNemar's test, or Wilcoxon's for counts."""
+    """In words; the two-sided p of McNemar's test, or of Wilcoxon's for counts; and below 0 if the first is worse."""
     if first.dtype == bool:
         a, b = first.astype(bool), second.astype(bool)
         gain = float(a.mean() - b.mean())
@@ -93,8 +94,10 @@ def compare(name: str, first: NDArray[np.generic], second: NDArray[np.generic]) 
         words = f"{a.mean():.2%} against {b.mean():.2%} of {len(a):,} (McNemar p = {p:.3g})"
     else:
         counts, others = first.astype(np.int64), second.astype(np.int64)
-        gain = float(np.mean(counts - others))
-        p = 1.0 if np.array_equal(counts, others) else float(wilcoxon(counts, others).pvalue)
+        same = np.array_equal(counts, others)
+        p = 1.0 if same else float(wilcoxon(counts, others).pvalue)
+        # Which is better by the ranks that this test goes by, which the means may contradict.
+        gain = 0.0 if same else float(wilcoxon(counts, others, alternative="less").pvalue) - 0.5
         means = f"{counts.mean():.2f} against {others.mean():.2f} times right"
         words = f"{means} for each of {len(counts):,} digits (Wilcoxon p = {p:.3g})"
     return f"{name.replace('_', ' ')}: {words}", p, gain

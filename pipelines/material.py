@@ -209,17 +209,20 @@ def outliers_of(
 
 def read_outliers_of(
     digits: Split, count: int, seed: int, label: str, kinds: tuple[str, ...], segmenter: Segmenter | None
-) -> tuple[list[Reading], list[str]]:
-    """Pictures of these kinds that are no single digit, as imaging reads them, and the kind of each."""
+) -> tuple[list[Reading], list[str], str]:
+    """Pictures of these kinds that are no single digit, as imaging reads them, the kind of each, their sha256."""
 
     def make() -> Arrays:
-        readings, names = _made(read_outliers, digits, count, seed, label, kinds=kinds, segmenter=segmenter)
+        readings, names, fingerprint = _made(
+            read_outliers, digits, count, seed, label, kinds=kinds, segmenter=segmenter
+        )
         return {
             "images": np.concatenate([reading.images for reading in readings]),
             "ends": np.cumsum([len(reading.images) for reading in readings]),
             "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
             "flags": np.array([(reading.crowded, reading.blank, reading.photograph) for reading in readings]),
             "kinds": np.array(names),
+            "fingerprint": np.array(fingerprint),
         }
 
     facts = [fingerprint(digits), count, seed, named_by(segmenter), *kinds]
@@ -230,7 +233,7 @@ def read_outliers_of(
         Reading(candidates, crowded, blank, photograph, () if np.isnan(far).any() else tuple(far.tolist()))
         for candidates, (crowded, blank, photograph), far in zip(images, arrays["flags"].tolist(), apart, strict=True)
     ]
-    return readings, [str(kind) for kind in arrays["kinds"]]
+    return readings, [str(kind) for kind in arrays["kinds"]], str(arrays["fingerprint"])
 
 
 def _made(make: Callable[..., T], digits: Split, count: int, seed: int, label: str, **more: Any) -> T:
@@ -255,10 +258,17 @@ def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Calla
     except (OSError, ValueError, zipfile.BadZipFile, EOFError):
         arrays = make()
     write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    files = sorted(CACHE.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-    for old in files[KEPT:]:
+    for old in sorted(CACHE.glob("*.npz"), key=_used, reverse=True)[KEPT:]:
         old.unlink(missing_ok=True)
     return arrays
+
+
+def _used(file: Path) -> float:
+    """When it was used; another process may have removed it."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def named_by(segmenter: Segmenter | None) -> str:

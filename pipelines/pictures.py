@@ -174,8 +174,8 @@ def mistakes(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8], str]], 
     for place, (original, seen, words) in enumerate(shown):
         top, left = place // columns * high + 20, place % columns * wide + 10
         for side, picture in enumerate((original, seen)):
-            scale = TILE / max(picture.shape)
-            tile = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)[:TILE, :TILE]
+            height, width = (max(1, round(side * TILE / max(picture.shape))) for side in picture.shape)
+            tile = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
             x = left + side * (TILE + 10)
             wall[top : top + tile.shape[0], x : x + tile.shape[1]] = tile
             cv2.rectangle(wall, (x - 1, top - 1), (x + tile.shape[1], top + tile.shape[0]), 200)  # paper is white too

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digits import imaging
-from digits.classifier import Answer, Classifier
+from digits.classifier import LIKELIER, Answer, Classifier
 from digits.corruptions import CORRUPTIONS
 from digits.data import Split
 from digits.imaging import ImageError, Reading
+from digits.ink import scaled
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import sent_photograph
@@ -116,12 +117,22 @@ class Corrupted:
 
 
 @dataclass(frozen=True)
+class Refusals:
+    """Pictures of no digit: whether each was refused, (n,)."""
+
+    name: str
+    refused: NDArray[np.bool_]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that was measured."""
 
     clean: Answers
     served: list[Answers]
     corrupted: Corrupted
+    refusals: list[Refusals]
     rows: list[Row]
     metrics: dict[str, float]
 
@@ -134,14 +145,16 @@ def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Re
     corrupted = corruptions(classifier, some)
     served = [photographs(classifier, some, hardness, name) for name, hardness in PHOTOGRAPHS.items()]
     served += [pictures(classifier, labelled) for labelled in sets]
-    rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *not_digits(classifier, some, clean)]
-    return Report(clean, served, corrupted, rows, metrics_of(clean, corrupted, rows))
+    refusals, of_refusals = not_digits(classifier, some, clean)
+    rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *of_refusals]
+    return Report(clean, served, corrupted, refusals, rows, metrics_of(clean, corrupted, rows))
 
 
 def plain(classifier: Classifier, digits: Split, name: str, group: str = "digits") -> Answers:
     """28×28 digits, straight to the model."""
     probabilities, digitness = _scores(classifier, digits.images)
-    accepted = digitness * probabilities.max(axis=1) >= classifier.threshold
+    likeliest = probabilities.max(axis=1)
+    accepted = (digitness * likeliest >= classifier.threshold) & (likeliest >= LIKELIER)
     return Answers(
         name, group, digits.labels, probabilities, accepted, fingerprint(digits), digits.images, digits.images
     )
@@ -246,15 +259,16 @@ def _decided(
 # -- what is no digit -------------------------------------------------------------------------------------------------
 
 
-def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Row]:
+def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> tuple[list[Refusals], list[Row]]:
     """Refused share of each kind, and AUROC against the clean test digits; kinds trained on and kinds never seen."""
     _, digitness = _scores(classifier, np.asarray(clean.seen))
     true_scores = digitness * clean.probabilities.max(axis=1)
-    rows = []
+    refusals, rows = [], []
     for label, kinds in NOT_DIGITS.items():
-        readings, names = read_outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
+        readings, names, facts = read_outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
         answers = classifier.classify(readings)
         refused = np.array([not answer.accepted for answer in answers])
+        refusals.append(Refusals(label, refused, facts))
         area = auroc(true_scores, np.array([answer.score for answer in answers], np.float32))
         rows.append(Row("no digit", label, len(readings), None, None, None, None, float(refused.mean()), area))
         for kind in sorted(set(names)):
@@ -262,7 +276,7 @@ def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> list[Ro
             rows.append(
                 Row("no digit", kind, int(of_kind.sum()), None, None, None, None, float(refused[of_kind].mean()))
             )
-    return rows
+    return refusals, rows
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
@@ -348,5 +362,4 @@ def preview(original: Original) -> Images:
     except (ImageError, OSError):
         return np.zeros((28, 28), np.uint8)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if picture.ndim == 3 else picture
-    scale = min(1.0, PREVIEW / max(grey.shape))
-    return np.asarray(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    return scaled(grey, PREVIEW)

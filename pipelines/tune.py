@@ -213,12 +213,7 @@ class Bench:
 
     def has_time(self, study: optuna.Study) -> bool:
         """Whether another trial and the confirmation, two trainings, fit in, going by the trials of this machine."""
-        took = [
-            t.duration.total_seconds()
-            for t in shared.finished(study)
-            if t.duration and t.state == TrialState.COMPLETE and not t.user_attrs.get("worker")
-        ]
-        return self.spent + 3 * max(took, default=0.0) < self.budget
+        return self.spent + 3 * _longest(shared.finished(study)) < self.budget
 
     # -- trials -------------------------------------------------------------------------------------------------
     def objective(self, trial: Trial, default: Recipe) -> float:
@@ -285,7 +280,7 @@ class Bench:
         first = next((t for t in complete if suggest(FixedTrial(t.params), default) == default), None)
         if first is None:
             return default, "The default recipe has nothing to be compared with: it stays."
-        if self.spent + 2 * max(t.duration.total_seconds() for t in complete if t.duration) > self.budget * 1.2:
+        if self.spent + 2 * _longest(complete) > self.budget * 1.2:
             return default, "There was no time left to confirm the winner: the default recipe stays."
         results = {}
         seed = self.parameters.seed + 1_000_003
@@ -305,6 +300,12 @@ class Bench:
         if low > 0 and gain > noise:
             return winner, f"Trial {best.number} replaces the default recipe: {facts}."
         return default, f"Trial {best.number} was the best, but not surely: {facts}. The default recipe stays."
+
+
+def _longest(trials: Sequence[FrozenTrial]) -> float:
+    """Seconds of the longest trial that this machine brought to its end; workers may be slower."""
+    here = [t for t in trials if t.state == TrialState.COMPLETE and not t.user_attrs.get("worker")]
+    return max((t.duration.total_seconds() for t in here if t.duration), default=0.0)
 
 
 def judge(net: DigitNet, kinds: dict[str, Split], device: str) -> Trialled:

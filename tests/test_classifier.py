@@ -119,6 +119,7 @@ def test_what_is_below_the_threshold_crowded_or_blank_is_not_accepted_but_answer
         (decide(classifier, [row(4, 0.9)], [0.5]), 0.45),
         (decide(classifier, [row(4, 0.9)], [0.9], crowded=True), 0),
         (decide(classifier, [row(4, 0.9)], [0.9], blank=True), 0),
+        (decide(classifier, [row(4, 0.9), row(9, 0.95), row(7, 0.9)], [0.99, 0.98, 0.97]), 0),
     ):
         assert not answer.accepted
         assert answer.digit == 4

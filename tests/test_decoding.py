@@ -210,6 +210,25 @@ def test_the_extremes_of_32_bit_integers_keep_their_order() -> None:
     assert pixels[0, [25, 0, 15]].tolist() == [0, 128, 255]
 
 
+@pytest.mark.parametrize(
+    ("paper", "ink", "spread"),
+    [
+        (4_000, 3_600, True),
+        (4_100, 3_700, True),
+        (60_000, 59_300, True),
+        (16_383, 15_000, True),
+        (60_000, 59_900, False),
+        (65_535, 20_000, False),
+    ],
+)
+def test_a_narrow_range_of_16_bits_is_spread_unless_it_is_blank(paper: int, ink: int, spread: bool) -> None:
+    grey = np.full((60, 60), paper, np.uint16)
+    grey[20:40, 25:35] = ink
+    pixels = decode(tiff(grey))
+    expected = (255, 0) if spread else (paper >> 8, ink >> 8)
+    assert (pixels[0, 0], pixels[30, 30]) == expected
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
 def test_integers_of_every_size_and_sign_keep_their_order(dtype: str) -> None:
     limits = np.iinfo(dtype)

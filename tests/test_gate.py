@@ -92,6 +92,31 @@ def test_sets_that_only_one_model_was_measured_on_do_not_count() -> None:
     assert decide(more, evidence(1), 0.98).promote
 
 
+def test_a_model_that_takes_letters_for_digits_or_refuses_digits_is_kept_out() -> None:
+    champion, challenger = evidence(1), evidence(2)
+    for model, refused, accepted in ((champion, 940, 9_800), (challenger, 60, 9_800)):
+        model.sets.update({"no_digit_kinds_trained_on": "n", "test_digits_accepted": "a"})
+        model.right["no_digit_kinds_trained_on"] = np.arange(1_000) < refused
+        model.right["test_digits_accepted"] = np.arange(10_000) < accepted
+    decision = decide(challenger, champion, 0.98)
+    assert not decision.promote
+    assert "no digit kinds trained on: 6.00% against 94.00% of 1,000" in decision.reasons[0]
+    challenger.right["no_digit_kinds_trained_on"] = champion.right["no_digit_kinds_trained_on"]
+    assert decide(challenger, champion, 0.98).promote
+    challenger.right["test_digits_accepted"] = np.arange(10_000) < 5_000
+    assert not decide(challenger, champion, 0.98).promote
+
+
+def test_what_is_better_by_ranks_is_not_called_worse_for_a_few_that_fell_far() -> None:
+    counts = np.full(1_000, 100)
+    changed = counts + 1
+    changed[:40] -= 31
+    _, p, better = compare("corruptions", changed, counts)
+    assert changed.mean() < counts.mean()
+    assert p < 1e-6
+    assert better > 0
+
+
 @pytest.mark.parametrize("gain", [-1, 1])
 def test_the_comparison_knows_which_side_is_better(gain: int) -> None:
     rng = np.random.default_rng(0)

@@ -114,10 +114,12 @@ def test_photographs_and_outliers_are_what_imaging_with_the_segmenter_hands_over
 
 def test_what_is_no_digit_is_read_as_it_would_be_served_and_is_the_same_for_every_model(data: Data) -> None:
     kinds = ("handwritten letters", "noise")
-    plain, names = read_outliers_of(data.train, 30, 0, "", kinds, None)
-    seen, same_names = read_outliers_of(data.train, 30, 0, "", kinds, Segmenter(tiny_segmenter()))
-    again, _ = read_outliers_of(data.train, 30, 0, "", kinds, Segmenter(tiny_segmenter()))
+    plain, names, pictures = read_outliers_of(data.train, 30, 0, "", kinds, None)
+    seen, same_names, same_pictures = read_outliers_of(data.train, 30, 0, "", kinds, Segmenter(tiny_segmenter()))
+    again, *_ = read_outliers_of(data.train, 30, 0, "", kinds, Segmenter(tiny_segmenter()))
     assert names == same_names
+    assert pictures == same_pictures
+    assert read_outliers_of(data.train, 30, 1, "", kinds, None)[2] != pictures
     assert set(names) == set(kinds)
     for rules, both in zip(plain, seen, strict=True):
         np.testing.assert_array_equal(both.images[: len(rules.images)], rules.images)

@@ -14,7 +14,7 @@ from digits.classifier import Classifier
 from digits.corruptions import CORRUPTIONS
 from digits.data import Split
 from digits.metrics import accuracy_interval
-from pipelines import evaluate, main, report
+from pipelines import evaluate, main, pictures, report
 from pipelines.errors import UserError
 from pipelines.parameters import Main
 from tests.models import tiny_model
@@ -46,7 +46,8 @@ def test_the_row_of_a_set_is_what_counting_by_hand_gives(classifier: Classifier,
     assert (row.count, row.accuracy) == (40, 26 / 40)
     assert (row.low, row.high) == accuracy_interval(26, 40)
     probabilities, digitness = classifier.scores(digits.images)
-    assert row.refused == pytest.approx(float((digitness * probabilities.max(axis=1) < 0.3).mean()))
+    likeliest = probabilities.max(axis=1)
+    assert row.refused == pytest.approx(float(((digitness * likeliest < 0.3) | (likeliest < 0.5)).mean()))
 
 
 def test_every_corruption_is_measured_at_every_severity_on_the_same_digits(
@@ -134,6 +135,31 @@ def test_a_file_that_has_gone_counts_as_wrong_and_is_named(classifier: Classifie
     answers = report.pictures(classifier, report.Labelled("mine", [tmp_path / "gone.png"] * 10, [*range(10)]))
     assert not answers.correct.any()  # one of them has the label that the model gives to nothing at all
     assert "gone.png" in answers.unreadable[9]
+
+
+def test_a_picture_that_is_hundreds_of_times_as_long_as_high_is_shown_among_the_mistakes(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "long.png"), np.full((3, 1000), 255, np.uint8))
+    shown = report.preview(tmp_path / "long.png")
+    assert shown.shape == (1, report.PREVIEW)
+    pictures.mistakes([(shown, np.zeros((28, 28), np.uint8), "7 read as 0")], "mistakes")
+
+
+def test_the_gate_is_told_what_was_refused_as_well(
+    classifier: Classifier, digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: dict[str, dict[str, str]] = {}
+    monkeypatch.setattr(evaluate.mlflow, "log_artifact", lambda *_: None)
+    monkeypatch.setattr(evaluate.mlflow, "log_dict", lambda content, name: logged.update({name: content}))
+    clean = report.plain(classifier, digits, "test digits")
+    refusals = report.Refusals("no digit, kinds never seen", np.array([True, False]), "f")
+    corrupted = report.Corrupted(["blur"], np.ones((1, 5, 40), bool), [], "c")
+    evaluate.log_answers(report.Report(clean, [], corrupted, [refusals], [], {}), tmp_path)
+    with np.load(tmp_path / "answers.npz") as answers:
+        assert answers["no_digit_kinds_never_seen.refused"].tolist() == [True, False]
+        assert np.array_equal(answers["test_digits_accepted.correct"], clean.correct & clean.accepted)
+        assert 0 < answers["test_digits_accepted.correct"].sum() < clean.correct.sum()
+        compared = {name.rpartition(".")[0] for name in answers.files}
+    assert set(logged["report/sets.json"]) == compared
 
 
 def test_the_worst_mistakes_come_first_and_show_what_was_seen(classifier: Classifier, digits: Split) -> None:

@@ -67,6 +67,18 @@ def test_sides_of_the_other_polarity_leave_the_raw_image_first() -> None:
     assert any(np.array_equal(candidate, striped) for candidate in thumbnail(striped)[:1])
 
 
+def test_colours_that_are_equally_light_are_told_apart() -> None:
+    red, green = np.array((255, 0, 0)), np.array((0, 130, 0))
+    share = IMAGE[..., None] / 255
+    coloured = np.rint(red * share + green * (1 - share)).astype(np.uint8)
+    assert np.abs(thumbnail(coloured)[0].astype(int) - IMAGE).max() <= 3
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (120, 120, 120), (200, 30, 30)])
+def test_a_thumbnail_of_one_colour_is_blank(colour: tuple[int, int, int]) -> None:
+    assert interpret(np.full((32, 32, 3), colour, np.uint8)).blank
+
+
 def test_a_drawing_without_a_margin_is_refitted() -> None:
     cropped = cv2.resize(IMAGE[4:24, 4:24], (28, 28), interpolation=cv2.INTER_CUBIC)
     first = thumbnail(255 - cropped)[0]

@@ -3,7 +3,7 @@
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,23 @@ def test_a_gain_smaller_than_what_the_seed_does_is_not_believed(bench: Any) -> N
     best, why = bench.choose(study_of(default=0.40, other=0.2), Recipe())
     assert best == Recipe()
     assert "the seed alone moves the default by 0.1" in why
+
+
+def test_a_slow_worker_does_not_use_up_the_time_of_the_confirmation(bench: Any) -> None:
+    study = study_of(default=0.301, other=0.2)
+    start = datetime(2026, 1, 1)
+    slow = optuna.trial.create_trial(
+        value=0.5,
+        params=study.trials[1].params,
+        distributions=study.trials[1].distributions,
+        user_attrs={"worker": "w"},
+    )
+    slow.datetime_start, slow.datetime_complete = start, start + timedelta(hours=1)
+    study.add_trial(slow)
+    assert bench.has_time(study)
+    results = iter([trialled(0.20, seed=1), trialled(0.30)])
+    bench.trial_of = lambda *_: next(results)
+    assert bench.choose(study, Recipe())[0].dropout == 0.3
 
 
 def test_where_the_default_is_best_nothing_is_confirmed(bench: Any) -> None:
