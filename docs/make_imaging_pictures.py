@@ -14,6 +14,7 @@ from digits import imaging
 from digits.classifier import Classifier
 from digits.data import load
 from digits.ink import Page, noise_floor, scaled
+from digits.margins import with_margin
 from digits.rulings import find_rulings, without_rulings
 from digits.shapes import components, grouped, rivals, without_frames
 from digits.thumbnails import fit
@@ -42,6 +43,18 @@ def page(digit: np.ndarray, squared: bool = False, table: bool = False) -> np.nd
         picture[:, :26] = (70, 48, 36)
     light = np.linspace(1.05, 0.45, 360)[None, :, None] * np.linspace(1, 0.8, 360)[:, None, None]
     return grainy(cv2.GaussianBlur(picture, (0, 0), 0.8) * light, rng)
+
+
+def cut_out(digit: np.ndarray) -> np.ndarray:
+    """A validation digit in broad red, cut along its strokes, the lamp to the right."""
+    rng = np.random.default_rng(6)
+    large = cv2.resize(cv2.dilate(digit, np.ones((2, 2), np.uint8)), (336, 336), interpolation=cv2.INTER_CUBIC)
+    strokes = cv2.GaussianBlur(large.astype(np.float32), (0, 0), 3)
+    ink = np.clip((strokes[..., None] - 110) / 50, 0, 1)
+    picture = np.array((228, 224, 212), np.float32) * (1 - ink) + np.array((150, 40, 44), np.float32) * ink
+    light = np.linspace(0.75, 1.05, 336)[None, :, None]
+    x, y, width, height = cv2.boundingRect((ink[..., 0] > 0.5).astype(np.uint8))
+    return grainy(cv2.GaussianBlur(picture, (0, 0), 0.8) * light, rng)[y : y + height, x : x + width]
 
 
 def form(digit: np.ndarray) -> np.ndarray:
@@ -140,6 +153,11 @@ def main() -> None:
     prepared = Page(scaled(shaded, imaging.WORK_SIDE))
     ground = prepared.ground(True, imaging.STROKE)
     save("light", shaded, prepared.light, ground, on_paper(prepared.ink(True, imaging.STROKE)))
+
+    cut = np.ascontiguousarray(cut_out(five))
+    whole = with_margin(cut, cut)
+    inks = [on_paper(Page(picture).ink(True, imaging.STROKE)) for picture in (cut, whole)]
+    save("margin", cut, inks[0], whole, inks[1], imaging.interpret(cut).images[0])
 
     red = marker(two)
     prepared = Page(red)
