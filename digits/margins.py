@@ -18,6 +18,7 @@ PLAIN = 0.16  # of it: paper differs less from itself, as a rule
 MOST_INK, MOST_RUNS = 0.5, 8  # on the rim, as a share of it and in how many places; squares have more
 THIN, LONG = 0.012, 0.33  # of the rim: printed lines are thinner where they cross it, tables and shadows are longer
 SPAN = 0.75  # of height and width, what the one thing that was cut out has at least
+ALONE = 0.75  # of all ink, what it has at least: less than one of the stripes of a blind
 BROAD = 0.2  # of the long side, how far from paper it is at most: less than a shadow or a sheet on a table
 DARK = 0.6  # of the greatest contrast, what it has on average: more than a shadow
 LOOKED_AT = 64  # pixels of the long side, on which that is decided
@@ -41,7 +42,7 @@ def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
     contrast = max(high - paper, paper - low)
     away = np.abs(small - _light(small, ring, paper, INK * contrast))
     along = away[ring]
-    if quantile(along, 0.5) > PLAIN * contrast or not _strokes_alone(along > INK * contrast):
+    if quantile(along, 0.5) > PLAIN * contrast or not _strokes_alone(along > INK * contrast, *small.shape):
         return picture
     if not _filled(away, contrast):
         return picture
@@ -74,25 +75,33 @@ def _light(small: Bytes, ring: Ring, paper: float, far: float) -> Floats:
     return np.asarray(level + down * np.arange(height)[:, None] / height + right * np.arange(width) / width, np.float32)
 
 
-def _strokes_alone(inked: NDArray[np.bool_]) -> bool:
-    """Whether nothing reaches the rim, or strokes alone do: nothing thinner, nothing longer."""
+def _strokes_alone(inked: NDArray[np.bool_], height: int, width: int) -> bool:
+    """Whether nothing reaches the rim, or strokes alone do: nothing thinner, nothing longer, no stripes."""
     starts = np.flatnonzero(inked & ~np.roll(inked, 1))
     if len(starts) > MOST_RUNS or not THIN * len(starts) <= inked.mean() <= MOST_INK:
         return False
+    sides = np.split(inked, np.cumsum([width, height, width]))
+    top, right, bottom, left = (np.count_nonzero(side & ~np.roll(side, 1)) for side in sides)
+    for one, other, *across in ((top, bottom, left, right), (left, right, top, bottom)):
+        # An 8 may reach two opposite sides twice each, and the others then once each.
+        if min(one, other) > 1 and (one + other > 4 or not all(across)):
+            return False
     return all(int(np.argmin(np.roll(inked, -start))) <= LONG * len(inked) for start in starts)
 
 
 def _filled(away: Floats, contrast: float) -> bool:
-    """Whether one thing, made of strokes, reaches nearly from side to side, both ways."""
+    """Whether one thing, made of strokes, reaches nearly from side to side, both ways, and is nearly all there is."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((away > INK * contrast).view(np.uint8), connectivity=8)
     height, width = away.shape
-    wide = stats[:, cv2.CC_STAT_WIDTH] >= SPAN * width
-    for label in np.flatnonzero(wide & (stats[:, cv2.CC_STAT_HEIGHT] >= SPAN * height)):
-        thing = labels == label
-        depth = cv2.distanceTransform(np.pad(thing, 1).view(np.uint8), cv2.DIST_L2, 3)
-        if label and depth.max() <= BROAD * max(height, width) and away[thing].mean() >= DARK * contrast:
-            return True
-    return False
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if not len(areas) or areas.max() < ALONE * areas.sum():
+        return False
+    label = 1 + int(areas.argmax())
+    if stats[label, cv2.CC_STAT_WIDTH] < SPAN * width or stats[label, cv2.CC_STAT_HEIGHT] < SPAN * height:
+        return False
+    thing = labels == label
+    depth = cv2.distanceTransform(np.pad(thing, 1).view(np.uint8), cv2.DIST_L2, 3)
+    return bool(depth.max() <= BROAD * max(height, width) and away[thing].mean() >= DARK * contrast)
 
 
 def _ring(height: int, width: int) -> Ring:

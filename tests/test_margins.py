@@ -82,7 +82,13 @@ def fingers(picture: np.ndarray) -> None:
         cv2.circle(picture, place, 40, (150, 100, 80), -1)
 
 
-@pytest.mark.parametrize("spoil", [lambda _: None, squares, ruling, table, fingers])
+def blind(picture: np.ndarray) -> None:
+    """Slanted stripes of shadow, which the digit joins to one thing as wide and as high as the picture."""
+    row, column = np.mgrid[:400, :400]
+    picture[(row + 0.2 * column) % 120 < 48] = (70, 68, 62)
+
+
+@pytest.mark.parametrize("spoil", [lambda _: None, squares, ruling, table, fingers, blind])
 def test_a_whole_picture_stays_as_it_is(spoil: object) -> None:
     picture = seven()
     spoil(picture)  # type: ignore[operator]
