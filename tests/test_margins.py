@@ -85,7 +85,8 @@ def fingers(picture: np.ndarray) -> None:
 def blind(picture: np.ndarray) -> None:
     """Slanted stripes of shadow, which the digit joins to one thing as wide and as high as the picture."""
     row, column = np.mgrid[:400, :400]
-    picture[(row + 0.2 * column) % 120 < 48] = (70, 68, 62)
+    paper = picture[..., 0] > 100
+    picture[((row + 0.3 * column) % 120 < 48) & paper] = (70, 68, 62)
 
 
 @pytest.mark.parametrize("spoil", [lambda _: None, squares, ruling, table, fingers, blind])
