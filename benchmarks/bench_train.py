@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from digits.data import Split, load
-from digits.fit import SHOWN, Recipe, TrainingSet, fit
+from digits.fit import Recipe, TrainingSet, fit
 from digits.network import DigitNet
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "train.json"
@@ -77,7 +77,7 @@ def ours(split: Split, batch_size: int) -> int:
     train = TrainingSet(digits, photographs, outliers)
     validation = Split(split.images[:200], split.labels[:200])
     fit(Recipe(batch_size=batch_size), train, validation, epochs=1, seed=0, device="cpu")
-    return int(SHOWN * len(train)) // batch_size * batch_size
+    return train.steps(batch_size) * batch_size
 
 
 def measure(loop: Callable[[Split, int], int], split: Split, batch_size: int) -> Measured:

@@ -73,6 +73,10 @@ class TrainingSet:
     def __len__(self) -> int:
         return sum(len(part) for part in (self.digits, self.photographs, self.outliers) if part is not None)
 
+    def steps(self, batch_size: int) -> int:
+        """How many batches of that size an epoch has."""
+        return max(1, int(SHOWN * len(self)) // batch_size)
+
 
 @dataclass(frozen=True)
 class EpochReport:
@@ -266,7 +270,7 @@ class _Batches:
         self.size = size = min(recipe.batch_size, len(train.digits))
         photographs = train.photographs if train.photographs is not None and len(train.photographs) else None
         outliers = train.outliers if train.outliers is not None and len(train.outliers) else None
-        self.steps = max(1, int(SHOWN * len(train)) // size)
+        self.steps = train.steps(size)
 
         def most(wanted: float, count: int) -> int:
             """Of a batch; of few pictures less, or they would be learnt by heart."""
