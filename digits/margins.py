@@ -53,6 +53,8 @@ def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
     known = np.flatnonzero(
         cv2.resize(inked.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)[ring] == 0
     )
+    if not len(known):  # dots all along it
+        return picture
     planes = picture[ring].reshape(len(ring[0]), -1).astype(np.float32).T
     ground = [np.interp(np.arange(len(plane)), known, plane[known], period=len(plane)) for plane in planes]
     whole = picture.copy()

@@ -96,6 +96,14 @@ def test_a_whole_picture_stays_as_it_is(spoil: object) -> None:
     assert margined(picture) is picture
 
 
+def test_a_frame_of_dots_leaves_no_paper_to_go_by() -> None:
+    picture = np.full((64, 64), 200, np.uint8)
+    cv2.polylines(picture, [np.array([[6, 8], [57, 8], [30, 57]])], False, 20, 6)
+    for side in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        side[::3] = 150
+    assert margined(picture) is picture
+
+
 @pytest.mark.parametrize("shape", [(41, 1), (1, 60, 3), (2, 2), (50, 41), (300, 41, 3)])
 def test_any_shape_and_noise_come_through(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
