@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from digits import imaging
-from digits.classifier import LIKELIER, Answer, Classifier
+from digits.classifier import Answer, Classifier
 from digits.corruptions import CORRUPTIONS
 from digits.data import Split
 from digits.imaging import ImageError, Reading
@@ -28,6 +27,7 @@ from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import sent_photograph
 from digits.segmenter import Segmenter
 from digits.settings import cores
+from digits.thumbnails import grey
 from digits.workers import in_order
 from pipelines import inputs, own
 from pipelines.material import bar, fingerprint, read_outliers_of
@@ -46,7 +46,7 @@ Original = Path | bytes | Images  # a file, its bytes, or a 28×28 picture
 
 @dataclass(frozen=True)
 class Answers:
-    """One set of n pictures, answered: labels and accepted (n,), probabilities (n, 10), originals, what was seen.
+    """One set of n pictures, answered: labels, accepted, scores (n,), probabilities (n, 10), originals, what was seen.
 
     `unreadable`: the rows of files that are no pictures, and why; the model was shown black in their place.
     """
@@ -56,6 +56,7 @@ class Answers:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     accepted: NDArray[np.bool_]
+    scores: NDArray[np.float32]
     fingerprint: str
     originals: Sequence[Original] | Images = field(repr=False)
     seen: Sequence[Images] | Images = field(repr=False)
@@ -152,17 +153,8 @@ def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Re
 
 def plain(classifier: Classifier, digits: Split, name: str, group: str = "digits") -> Answers:
     """28×28 digits, straight to the model."""
-    probabilities, digitness = _scores(classifier, digits.images)
-    likeliest = probabilities.max(axis=1)
-    accepted = (digitness * likeliest >= classifier.threshold) & (likeliest >= LIKELIER)
-    return Answers(
-        name, group, digits.labels, probabilities, accepted, fingerprint(digits), digits.images, digits.images
-    )
-
-
-def _scores(classifier: Classifier, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    parts = [classifier.scores(images[start : start + 256]) for start in range(0, len(images), 256)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    readings = [Reading(image[np.newaxis]) for image in digits.images]
+    return _decided(classifier, name, group, readings, digits.labels, fingerprint(digits), digits.images)
 
 
 # -- corruptions ------------------------------------------------------------------------------------------------------
@@ -250,6 +242,7 @@ def _decided(
         np.array(labels, np.int64),
         np.array([answer.probabilities for answer in answers], np.float32),
         np.array([answer.accepted for answer in answers], bool),
+        np.array([answer.score for answer in answers], np.float32),
         facts,
         originals,
         [reading.images[answer.chosen] for reading, answer in zip(readings, answers, strict=True)],
@@ -261,15 +254,13 @@ def _decided(
 
 def not_digits(classifier: Classifier, digits: Split, clean: Answers) -> tuple[list[Refusals], list[Row]]:
     """Refused share of each kind, and AUROC against the clean test digits; kinds trained on and kinds never seen."""
-    _, digitness = _scores(classifier, np.asarray(clean.seen))
-    true_scores = digitness * clean.probabilities.max(axis=1)
     refusals, rows = [], []
     for label, kinds in NOT_DIGITS.items():
         readings, names, facts = read_outliers_of(digits, len(digits), SEED, label, kinds, classifier.segmenter)
         answers = classifier.classify(readings)
         refused = np.array([not answer.accepted for answer in answers])
         refusals.append(Refusals(label, refused, facts))
-        area = auroc(true_scores, np.array([answer.score for answer in answers], np.float32))
+        area = auroc(clean.scores, np.array([answer.score for answer in answers], np.float32))
         rows.append(Row("no digit", label, len(readings), None, None, None, None, float(refused.mean()), area))
         for kind in sorted(set(names)):
             of_kind = np.array([name == kind for name in names])
@@ -361,5 +352,4 @@ def preview(original: Original) -> Images:
         picture = imaging.decode(original if isinstance(original, bytes) else original.read_bytes())
     except (ImageError, OSError):
         return np.zeros((28, 28), np.uint8)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if picture.ndim == 3 else picture
-    return scaled(grey, PREVIEW)
+    return scaled(grey(picture), PREVIEW)

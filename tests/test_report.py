@@ -47,7 +47,9 @@ def test_the_row_of_a_set_is_what_counting_by_hand_gives(classifier: Classifier,
     assert (row.low, row.high) == accuracy_interval(26, 40)
     probabilities, digitness = classifier.scores(digits.images)
     likeliest = probabilities.max(axis=1)
-    assert row.refused == pytest.approx(float(((digitness * likeliest < 0.3) | (likeliest < 0.5)).mean()))
+    scores = np.where(likeliest < 0.5, 0, digitness * likeliest)
+    assert np.allclose(answers.scores, scores)
+    assert row.refused == pytest.approx(float((scores < 0.3).mean()))
 
 
 def test_every_corruption_is_measured_at_every_severity_on_the_same_digits(
