@@ -196,19 +196,27 @@ def _verify(path: Path, sha256: str) -> None:
         )
 
 
-def _bundled(part: Literal["train", "test"]) -> Split:
-    """scikit-learn's 1,797 digits of 8×8, enlarged to MNIST's format; one in five is for the test."""
-    import cv2
+def small_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """scikit-learn's 1,797 digits, uint8 (n, 8, 8) of 0 to 16, white ink on black, and their labels (n,).
+
+    They are by other writers than MNIST's, from another scanner, and fill their pictures.
+    """
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     bundle = load_digits()
-    kept, held_out = train_test_split(
-        np.arange(len(bundle.target)), test_size=0.2, stratify=bundle.target, random_state=SPLIT_SEED
-    )
+    return bundle.images.astype(np.uint8), bundle.target.astype(np.int64)
+
+
+def _bundled(part: Literal["train", "test"]) -> Split:
+    """scikit-learn's digits, enlarged to MNIST's format; one in five is for the test."""
+    import cv2
+    from sklearn.model_selection import train_test_split
+
+    smalls, labels = small_digits()
+    kept, held_out = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=SPLIT_SEED)
     chosen = kept if part == "train" else held_out
     images = np.zeros((len(chosen), 28, 28), np.uint8)
-    for image, small in zip(images, bundle.images[chosen], strict=True):
+    for image, small in zip(images, smalls[chosen], strict=True):
         enlarged = cv2.resize(small.astype(np.float32) * (255 / 16), (20, 20), interpolation=cv2.INTER_CUBIC)
         image[4:24, 4:24] = np.clip(enlarged, 0, 255).astype(np.uint8)
-    return Split(images, bundle.target[chosen].astype(np.int64))
+    return Split(images, labels[chosen])

@@ -47,11 +47,11 @@ STROKE, MARKER, BRUSH, HAIR = 0.14, 0.3, 0.6, 0.07
 class Reading:
     """What may be seen in a picture.
 
-    `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 7: the candidates, light ink on black, likeliest first; what a segmenter saw is
-    the last, unless it is like another. `crowded`: there are several things as large as a digit. `blank`: there is no
-    ink. `photograph`: it is no thumbnail, so that edges, rulings and rims may be among the candidates. `apart`, k
-    numbers from 0 to 1: how far each candidate is from what a segmenter saw, as the mean difference of their pixels in
-    full scales; empty where none looked, or saw nothing.
+    `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 9: the candidates, light ink on black, likeliest first; after these what a
+    segmenter saw, unless it is like another, and a picture of few pixels as it is. `crowded`: there are several things
+    as large as a digit. `blank`: there is no ink. `photograph`: it was looked at as one, so that edges, rulings and
+    rims may be among the candidates. `apart`, k numbers from 0 to 1: how far each candidate is from what a segmenter
+    saw, as the mean difference of their pixels in full scales; empty where none looked, or saw nothing.
     """
 
     images: Bytes
@@ -89,13 +89,26 @@ def interpret(picture: Bytes, segmenter: Segmenter | None = None) -> Reading:
         return BLANK
     height, width = picture.shape[:2]
     if max(height, width) <= THUMBNAIL:
-        images = thumbnail(picture)
-        return Reading(images[0][None] if len(images) == 1 else np.stack(images)) if images else BLANK
+        images, sure = thumbnail(picture)
+        if not images:
+            return BLANK
+        small = Reading(images[0][None] if len(images) == 1 else np.stack(images))
+        return small if sure else _both(_photograph(picture, segmenter), small)
     if 0.9 < height / width < 1.1:
         enlarged = as_mnist(picture)
         if enlarged is not None:
             return Reading(enlarged[None])
     return _photograph(picture, segmenter)
+
+
+def _both(photograph: Reading, small: Reading) -> Reading:
+    """A picture of few pixels that may be a photograph: what was found in it, and then the picture as it is."""
+    if photograph.blank:
+        return small
+    seen = photograph.images[photograph.seen]
+    others = [image for image in small.images if min(_apart(image, other) for other in photograph.images) > SAME]
+    apart = (*photograph.apart, *(_apart(seen, image) for image in others)) if photograph.apart else ()
+    return replace(photograph, images=np.stack((*photograph.images, *others)), apart=apart)
 
 
 def _with(reading: Reading, image: Bytes | None) -> Reading:

@@ -18,9 +18,14 @@ PLAIN = 0.16  # of it: paper differs less from itself, as a rule
 MOST_INK, MOST_RUNS = 0.5, 8  # on the rim, as a share of it and in how many places; squares have more
 THIN, LONG = 0.012, 0.33  # of the rim: printed lines are thinner where they cross it, tables and shadows are longer
 SPAN = 0.75  # of height and width, what the one thing that was cut out has at least
+REACH = 0.5  # of the short side, what it has at least where it is cut but does not span
+SPECKS = 0.01  # of the picture, then, may be something else
 ALONE = 0.75  # of all ink, what it has at least: less than one of the stripes of a blind
+HALF = 0.5  # of the greatest contrast: out of focus, strokes are as wide as they were where it has this
 BROAD = 0.2  # of the long side, how far from paper it is at most: less than a shadow or a sheet on a table
+BROAD_BESIDE = 0.22  # of its own size, where it does not span
 DARK = 0.6  # of the greatest contrast, what it has on average: more than a shadow
+LONGEST = 8  # times as long as high: no digit
 LOOKED_AT = 64  # pixels of the long side, on which that is decided
 SMOOTH = 0.05  # of the rim: light changes slowly along it
 RIDGE = 1e-3 * np.eye(3)
@@ -35,6 +40,8 @@ def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
         picture: uint8 (h, w) or (h, w, 3).
         smaller: the same, or reduced: quicker to reduce again.
     """
+    if LONGEST * min(picture.shape[:2]) < max(picture.shape[:2]):
+        return picture
     small = grey(scaled(smaller, LOOKED_AT))
     ring = _ring(*small.shape)
     paper = quantile(small[ring].astype(np.float32), 0.5)
@@ -92,18 +99,33 @@ def _strokes_alone(inked: NDArray[np.bool_], height: int, width: int) -> bool:
 
 
 def _filled(away: Floats, contrast: float) -> bool:
-    """Whether one thing, made of strokes, reaches nearly from side to side, both ways, and is nearly all there is."""
+    """Whether one thing, made of strokes, is nearly all there is, and reaches nearly from side to side, both ways, or,
+    where all else is paper, up to the frame.
+    """
     _, labels, stats, _ = cv2.connectedComponentsWithStats((away > INK * contrast).view(np.uint8), connectivity=8)
     height, width = away.shape
     areas = stats[1:, cv2.CC_STAT_AREA]
     if not len(areas) or areas.max() < ALONE * areas.sum():
         return False
     label = 1 + int(areas.argmax())
-    if stats[label, cv2.CC_STAT_WIDTH] < SPAN * width or stats[label, cv2.CC_STAT_HEIGHT] < SPAN * height:
-        return False
-    thing = labels == label
-    depth = cv2.distanceTransform(np.pad(thing, 1).view(np.uint8), cv2.DIST_L2, 3)
-    return bool(depth.max() <= BROAD * max(height, width) and away[thing].mean() >= DARK * contrast)
+    x, y, w, h = stats[label, : cv2.CC_STAT_AREA].tolist()
+    thing = (labels == label).view(np.uint8)
+    broadest = BROAD * max(height, width)
+    if w < SPAN * width or h < SPAN * height:
+        cut = min(x, y, width - x - w, height - y - h) <= 1
+        cornered = thing[[0, 0, -1, -1], [0, -1, 0, -1]].any()  # as strips of the table and edges of shadows are
+        if not cut or cornered or max(w, h) < REACH * min(height, width) or not _else_plain(away, thing, contrast):
+            return False
+        broadest = BROAD_BESIDE * max(w, h)
+    core = (thing > 0) & (away > HALF * contrast)
+    depth = cv2.distanceTransform(np.pad(core.view(np.uint8), 1), cv2.DIST_L2, 3)
+    return bool(depth.max() <= broadest and away[thing > 0].mean() >= DARK * contrast)
+
+
+def _else_plain(away: Floats, thing: Bytes, contrast: float) -> bool:
+    """Whether what is not near the thing is paper, nearly everywhere."""
+    elsewhere = away[cv2.dilate(thing, np.ones((5, 5), np.uint8)) == 0]
+    return bool(np.count_nonzero(elsewhere > PLAIN * contrast) <= SPECKS * away.size)
 
 
 def _ring(height: int, width: int) -> Ring:

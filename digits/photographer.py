@@ -22,6 +22,8 @@ from digits.workers import Progress, in_order
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
+CUT_OUT = 0.12  # share of the photographs to learn from that are cut along their strokes
+SLACK = (-0.06, 0.1)  # how far outwards such a cut is from them, as a share of the digit's width or height
 UNLIKE = 0.4  # a candidate below this shows something beside the digit: a shadow's edge, a blot, part of the squares
 RECTANGULAR = 0.9  # of the smallest rectangle around it, an outline that encloses more is no 0: an ellipse has 0.79
 SMALL, AGAIN = 0.35, 0.7  # of the digits that take less of their picture so many are looked at from closer, too
@@ -169,6 +171,22 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
     return Shot(camera.take(picture, rng, hardness, max(stroke, 1.3)), ink)
 
 
+def cut_out(shot: Shot, rng: np.random.Generator) -> Shot:
+    """A shot as people and programs cut it out: one to four sides along the strokes, with a little paper left, or none,
+    or a little of the ink lost.
+    """
+    x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
+    height, width = shot.ink.shape
+    if min(w, h) < 4:
+        return shot
+    left, top, right, bottom = np.rint(rng.uniform(*SLACK, 4) * (w, h, w, h)).astype(int)
+    cut = rng.random(4) < 0.6
+    cut[rng.integers(4)] = True
+    rows = slice(max(0, y - top) if cut[0] else 0, min(height, y + h + bottom) if cut[1] else height)
+    columns = slice(max(0, x - left) if cut[2] else 0, min(width, x + w + right) if cut[3] else width)
+    return Shot(np.ascontiguousarray(shot.picture[rows, columns]), np.ascontiguousarray(shot.ink[rows, columns]))
+
+
 def photograph(digit: Bytes, rng: np.random.Generator, hardness: float) -> Bytes:
     """Photograph a digit, uint8 (28, 28), light on black as in MNIST, as phones, scanners and tablets would show it.
 
@@ -181,12 +199,15 @@ def sent_photograph(
     images: Bytes,
     labels: npt.NDArray[np.int64],
     hardness: tuple[float, float],
+    cut: bool,
     segmenter: Segmenter | None,
     rng: np.random.Generator,
 ) -> tuple[bytes, imaging.Reading, int]:
-    """Photograph one of the digits (n, 28, 28) and send it: a JPEG file, what imaging reads in it, and its label."""
+    """Photograph one of the digits (n, 28, 28), perhaps cut it out, and send it: a JPEG file, what imaging reads in it,
+    and its label."""
     chosen = int(rng.integers(len(labels)))
-    picture = photograph(images[chosen], rng, rng.uniform(*hardness))
+    shot = shoot(handwriting.field_of(images[chosen]), rng, rng.uniform(*hardness))
+    picture = cut_out(shot, rng).picture if cut else shot.picture
     quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), quality)[1].tobytes()
     return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
@@ -258,6 +279,10 @@ def field_and_label(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random
     return handwriting.field_of(images[index]), label
 
 
+def _maybe_cut_out(shot: Shot, rng: np.random.Generator) -> Shot:
+    return cut_out(shot, rng) if rng.random() < CUT_OUT else shot
+
+
 def _photograph_one(
     images: Bytes,
     labels: npt.NDArray[np.int64],
@@ -268,7 +293,7 @@ def _photograph_one(
 ) -> tuple[Bytes, int, Bytes]:
     while True:
         field, label = field_and_label(images, labels, rng)
-        shot = shoot(field, rng, rng.uniform(*hardness))
+        shot = _maybe_cut_out(shoot(field, rng, rng.uniform(*hardness)), rng)
         candidates = imaging.interpret(shot.picture, segmenter).images
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
@@ -313,7 +338,7 @@ class Strokes:
 
 
 def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
-    shot = shoot(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))
+    shot = _maybe_cut_out(shoot(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1)), rng)
     samples = [_reduced(shot)]
     x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
     size = max(w, h)

@@ -149,12 +149,13 @@ def as_mnist(picture: Bytes) -> Bytes | None:
     return image if 18 <= max(w, h) <= 21 and off_centre(image) < 1.2 and mask.mean() < 0.4 else None
 
 
-def thumbnail(picture: Bytes) -> list[Bytes]:
+def thumbnail(picture: Bytes) -> tuple[list[Bytes], bool]:
     """The candidates for a picture of at most 40 pixels a side, likeliest first, each uint8 (28, 28); none of one that
-    is blank."""
+    is blank. And whether these are all: other sizes than MNIST's may as well be of photographs.
+    """
     image = grey(picture)
     if _range(image) < FLAT:
-        return []
+        return [], True
     exact = image.shape == (SIDE, SIDE)
     if not exact:
         image = squared(image)
@@ -170,21 +171,39 @@ def thumbnail(picture: Bytes) -> list[Bytes]:
     # A drawing or a scan: ground and ink are flat, and there is little between them.
     between = (upright > math.floor(base + 0.12 * span)) & (upright < math.ceil(base + 0.8 * span))
     clean = np.count_nonzero(between) < 0.25 * image.size and cv2.countNonZero(mask) < 0.45 * mask.size
-    if not (clean and (one_grey or _plain(rim, ground, mask.take(RIM)))):
-        return [image] if light_ink else [image, inverted(image)]
     x, y, w, h = cv2.boundingRect(mask)
     sides = (y < 2) + (y + h > SIDE - 2), (x < 2) + (x + w > SIDE - 2)
+    if not (clean and (one_grey or _plain(rim, ground, mask.take(RIM)))):
+        seen = [image] if light_ink else [image, inverted(image)]
+        if 2 not in sides or not _fills(mask):
+            return seen, exact
+        # Cropped to the digit; of 28 × 28 it may as well be an MNIST image with a stripe across it, and the model sees.
+        refit = _refitted(upright, base, span, mask)
+        return ([*seen, refit] if exact else [refit]), True
     # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that. With
     # something across it, it touches sides: the network has seen such.
     whole = max(w, h) <= BOX + 1 and (sum(sides) == 0 or light_ink or off_centre(upright) < 1)
     crossed = light_ink and sides[0] < 2 and sum(sides) < 3
     if exact and max(w, h) >= 12 and (whole or crossed):
-        return [upright] if off_centre(upright) < MOVED else [recentred(upright), upright]
-    ink = np.clip((upright.astype(np.float32) - base) / span, 0, 1)
-    refit = fit(np.asarray(ink, np.float32), stroke_of(mask))
+        return ([upright] if off_centre(upright) < MOVED else [recentred(upright), upright]), True
+    refit = _refitted(upright, base, span, mask)
     specks = exact and light_ink and cv2.connectedComponents(mask)[0] > 6
     # Cropped to the digit, or a digit with something across it? The model sees which.
-    return [upright, refit] if specks else [refit, upright]
+    return ([upright, refit] if specks else [refit, upright]), exact or one_grey
+
+
+def _fills(mask: Bytes) -> bool:
+    """Whether one thing reaches from side to side, made of strokes as broad as those of a digit of that size."""
+    if cv2.connectedComponents(mask)[0] > 2:
+        return False
+    x, y, w, h = cv2.boundingRect(cv2.erode(mask, np.ones((3, 3), np.uint8)))
+    return (y < 3 and y + h > SIDE - 3) or (x < 3 and x + w > SIDE - 3)
+
+
+def _refitted(upright: Bytes, base: float, span: float, mask: Bytes) -> Bytes:
+    """The ink alone, between base and base + span, as MNIST would have it."""
+    ink = np.clip((upright.astype(np.float32) - base) / span, 0, 1)
+    return fit(np.asarray(ink, np.float32), stroke_of(mask))
 
 
 def recentred(image: Bytes) -> Bytes:

@@ -69,7 +69,8 @@ def evaluate(
     with job.run(f"Report on a model of {named(data)}", "report", tags=tags, parent=parent) as run:
         test = load_test(data)
         logbook.log_input(test, data, "test")
-        measured = report.measure(classifier, test, unseen(sets, own_pictures(trained["run_id"])))
+        sets = unseen(sets, own_pictures(trained["run_id"]))
+        measured = report.measure(classifier, test, sets, others=data.name == "mnist")
         log_report(measured, named(data), job.folder)
         for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
             for name, value in measured.metrics.items():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.corruptions import CORRUPTIONS
-from digits.data import Split
+from digits.data import Split, small_digits
 from digits.imaging import ImageError, Reading
 from digits.ink import scaled
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
@@ -34,10 +34,16 @@ from pipelines.material import bar, fingerprint, read_outliers_of
 
 PART, FEWEST = 10, 10  # one test digit in so many is corrupted and photographed, but never fewer than that
 SEVERITIES = 5
-EASY, HARD = (0.0, 0.4), (0.6, 1.0)
+EASY, HARD, ANY = (0.0, 0.4), (0.6, 1.0), (0.0, 1.0)
 SEED = 20_000_003  # the report's pictures never change
 PREVIEW = 160  # pixels of an original's longer side
-PHOTOGRAPHS = {"photographs, easy": EASY, "photographs, hard": HARD}
+# How hard they are, and whether they are cut along the strokes.
+PHOTOGRAPHS = {
+    "photographs, easy": (EASY, False),
+    "photographs, hard": (HARD, False),
+    "photographs, cut out": (ANY, True),
+}
+OTHER_WRITERS = "other writers"
 NOT_DIGITS = {"no digit, kinds trained on": TRAINED_KINDS, "no digit, kinds never seen": HELD_OUT_KINDS}
 
 Images = NDArray[np.uint8]
@@ -138,13 +144,14 @@ class Report:
     metrics: dict[str, float]
 
 
-def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled]) -> Report:
-    """The whole report; each of `sets` is a line of its own."""
+def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled], others: bool = True) -> Report:
+    """The whole report; each of `sets` is a line of its own. Without `others` for a model that learnt from them."""
     clean = plain(classifier, test, "test digits")
     most = max(FEWEST, len(test) // PART)
     some = test.take(np.sort(np.random.default_rng(SEED).permutation(len(test))[:most]))
     corrupted = corruptions(classifier, some)
-    served = [photographs(classifier, some, hardness, name) for name, hardness in PHOTOGRAPHS.items()]
+    served = [photographs(classifier, some, *how, name) for name, how in PHOTOGRAPHS.items()]
+    served += [other_writers(classifier)] if others else []
     served += [pictures(classifier, labelled) for labelled in sets]
     refusals, of_refusals = not_digits(classifier, some, clean)
     rows = [row_of(clean), *map(row_of, served), *corrupted.rows, *of_refusals]
@@ -184,15 +191,24 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
 # -- photographs and folders ------------------------------------------------------------------------------------------
 
 
-def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], name: str) -> Answers:
+def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], cut: bool, name: str) -> Answers:
     """As many synthetic photographs as digits, sent as JPEG."""
-    make = partial(sent_photograph, digits.images, digits.labels, hardness, classifier.segmenter)
+    make = partial(sent_photograph, digits.images, digits.labels, hardness, cut, classifier.segmenter)
     with bar(name, len(digits)) as progress:
         made = list(in_order(make, len(digits), SEED, cores(), progress))
     facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()
     return _decided(
         classifier, name, "photographs", [m[1] for m in made], [m[2] for m in made], facts, [m[0] for m in made]
     )
+
+
+def other_writers(classifier: Classifier) -> Answers:
+    """scikit-learn's digits of 8×8, which fill their pictures."""
+    sixteenths, labels = small_digits()
+    images = np.rint(sixteenths * (255 / 16)).astype(np.uint8)
+    readings = [imaging.interpret(image) for image in images]
+    facts = fingerprint(Split(images, labels))
+    return _decided(classifier, OTHER_WRITERS, "pictures", readings, labels, facts, images)
 
 
 def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
@@ -327,7 +343,9 @@ def slug(name: str) -> str:
 
 
 # What a folder of one's own can't be called: its numbers would take the place of these.
-RESERVED = frozenset(map(slug, ("test", "test digits", "corruptions", own.HELD_OUT, *PHOTOGRAPHS, *NOT_DIGITS)))
+RESERVED = frozenset(
+    map(slug, ("test", "test digits", "corruptions", own.HELD_OUT, OTHER_WRITERS, *PHOTOGRAPHS, *NOT_DIGITS))
+)
 
 
 def worst(answers: Answers, most: int = 24) -> list[tuple[Images, Images, str]]:

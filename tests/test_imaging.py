@@ -215,11 +215,11 @@ def test_a_five_with_a_detached_bar_is_one_digit() -> None:
     )
 )
 @settings(max_examples=40, deadline=None)
-def test_any_pixels_give_one_to_six_candidates(pixels: Bytes) -> None:
+def test_any_pixels_give_one_to_eight_candidates(pixels: Bytes) -> None:
     images = interpret(pixels).images
     assert images.dtype == np.uint8
     assert images.shape[1:] == (28, 28)
-    assert 1 <= len(images) <= MOST
+    assert 1 <= len(images) <= MOST + 2  # and a small picture as it is, of either polarity
 
 
 @pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (3, 500), (41, 1000)])

@@ -89,6 +89,56 @@ def blind(picture: np.ndarray) -> None:
     picture[((row + 0.3 * column) % 120 < 48) & paper] = (70, 68, 62)
 
 
+@pytest.mark.parametrize("sides", ["t", "b", "l", "r", "tb", "tblr"])
+def test_a_digit_that_is_cut_on_some_sides_alone_has_a_margin_too(sides: str) -> None:
+    whole = seven()
+    rows = slice(82 if "t" in sides else 0, 318 if "b" in sides else 400)
+    columns = slice(102 if "l" in sides else 0, 298 if "r" in sides else 400)
+    picture = np.ascontiguousarray(whole[rows, columns])
+    around = margined(picture)
+    assert around.shape[0] > picture.shape[0]
+    expected = interpret(whole).images[0]
+    assert likeness(interpret(picture).images[:1], expected)[0] > 0.9
+
+
+@pytest.mark.parametrize("polarity", ["dark", "light"])
+def test_a_digit_of_few_pixels_that_was_enlarged_has_a_margin(polarity: str) -> None:
+    small = cv2.resize(seven(50)[80:320, 20:380], (12, 8), interpolation=cv2.INTER_AREA)
+    picture = cv2.resize(small, (240, 160), interpolation=cv2.INTER_CUBIC)
+    assert margined(picture if polarity == "dark" else 255 - picture).shape[0] > 160
+
+
+def sheet(picture: np.ndarray) -> None:
+    """Of another colour, with the digit on it, and cut by the frame."""
+    whole = picture.copy()
+    picture[:] = (60, 40, 30)
+    picture[130:, 60:340] = cv2.resize(whole, (280, 270))
+
+
+def wedge(picture: np.ndarray) -> None:
+    """A corner in the light; the digit is too pale to be seen beside it."""
+    picture[:] = np.clip(picture.astype(int) // 6 + 90, 0, 255)
+    cv2.fillPoly(picture, [np.array([[399, 150], [399, 399], [250, 399]])], (250, 250, 245))
+
+
+def strip(picture: np.ndarray) -> None:
+    """The table, along one side; what is on the page is too pale to be seen beside it."""
+    picture[:] = np.clip(255 - (255 - picture.astype(int)) // 6, 0, 255)
+    picture[:, 350:] = (60, 40, 30)
+
+
+def neighbour(picture: np.ndarray) -> None:
+    """Of the digit, which is whole, at the frame."""
+    cv2.line(picture, (0, 300), (60, 399), (60, 60, 120), 14)
+
+
+@pytest.mark.parametrize("spoil", [sheet, wedge, strip, neighbour])
+def test_what_is_no_stroke_or_has_something_beside_it_gets_none(spoil: object) -> None:
+    picture = seven()
+    spoil(picture)  # type: ignore[operator]
+    assert margined(picture) is picture
+
+
 @pytest.mark.parametrize("spoil", [lambda _: None, squares, ruling, table, fingers, blind])
 def test_a_whole_picture_stays_as_it_is(spoil: object) -> None:
     picture = seven()

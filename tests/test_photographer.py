@@ -9,7 +9,10 @@ import pytest
 from digits import camera, handwriting, imaging, scenery, workers
 from digits.handwriting import DIGITS, field_of, thin, write_digit
 from digits.photographer import (
+    CUT_OUT,
     RECOGNISABLE,
+    Shot,
+    cut_out,
     likeness,
     make_photographs,
     photograph,
@@ -59,6 +62,45 @@ def test_the_ink_of_a_shot_is_where_the_picture_differs_from_its_ground() -> Non
         near = cv2.dilate(shot.ink, np.ones((15, 15), np.uint8)) > 0
         inside, outside = grey[shot.ink > 0.9].mean(), grey[near & (shot.ink == 0)].mean()
         assert abs(inside - outside) > 12
+
+
+def test_a_shot_that_is_cut_out_keeps_its_digit_and_loses_its_paper_on_one_to_four_sides() -> None:
+    whole = shoot(field_of(IMAGES[4]), np.random.default_rng(4), 0.2)
+    x, y, w, h = cv2.boundingRect((whole.ink > 0.2).astype(np.uint8))
+    sides = []
+    for seed in range(40):
+        cut = cut_out(whole, np.random.default_rng(seed))
+        assert cut.ink.shape == cut.picture.shape[:2]
+        assert cut.ink.sum() > 0.7 * whole.ink.sum()
+        assert likeness(reference(cut.ink)[None], reference(whole.ink))[0] > RECOGNISABLE
+        rows, columns = np.flatnonzero((cut.ink > 0.2).any(1)), np.flatnonzero((cut.ink > 0.2).any(0))
+        room = rows[0] / h, (len(cut.ink) - 1 - rows[-1]) / h, columns[0] / w, (cut.ink.shape[1] - 1 - columns[-1]) / w
+        sides.append(sum(share < 0.13 for share in room))
+    assert set(sides) == {1, 2, 3, 4}
+    assert min(x, y) > 0.13 * max(w, h), "the whole shot has paper around its digit"
+
+
+def test_a_shot_of_nothing_is_not_cut() -> None:
+    shot = Shot(np.full((40, 50, 3), 200, np.uint8), np.zeros((40, 50), np.float32))
+    assert cut_out(shot, np.random.default_rng(0)) is shot
+
+
+def test_some_of_the_photographs_to_learn_from_are_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    seen = imaging.interpret
+    monkeypatch.setattr(
+        imaging, "interpret", lambda picture, *more: shapes.append(picture.shape) or seen(picture, *more)
+    )
+
+    def mean_size() -> float:
+        shapes.clear()
+        make_photographs(IMAGES, LABELS, 60, seed=2, hardness=(0, 0.2), workers=1)
+        return float(np.mean([height * width for height, width, _ in shapes]))
+
+    assert 0 < CUT_OUT < 0.5
+    usual = mean_size()
+    monkeypatch.setattr("digits.photographer.CUT_OUT", 1.0)
+    assert mean_size() < 0.8 * usual
 
 
 def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() -> None:

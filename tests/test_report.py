@@ -64,10 +64,25 @@ def test_every_corruption_is_measured_at_every_severity_on_the_same_digits(
 
 
 def test_the_same_photographs_are_taken_every_time(classifier: Classifier, digits: Split) -> None:
-    first, second = (report.photographs(classifier, digits, report.EASY, "photographs, easy") for _ in range(2))
+    first, second = (report.photographs(classifier, digits, report.EASY, False, "photographs, easy") for _ in range(2))
     assert first.fingerprint == second.fingerprint
     assert np.array_equal(first.probabilities, second.probabilities)
     assert len(first.labels) == 40
+
+
+def test_photographs_that_are_cut_out_are_others_of_the_same_digits(classifier: Classifier, digits: Split) -> None:
+    whole, cut = (report.photographs(classifier, digits, report.ANY, cut, "photographs") for cut in (False, True))
+    assert whole.fingerprint != cut.fingerprint
+    sizes = [[cv2.imdecode(np.frombuffer(o, np.uint8), 0).size for o in answers.originals] for answers in (whole, cut)]
+    assert np.median(sizes[1]) < 0.8 * np.median(sizes[0])
+
+
+def test_other_writers_are_read_from_their_eight_by_eight_pixels(classifier: Classifier) -> None:
+    answers = report.other_writers(classifier)
+    assert len(answers.labels) == 1_797
+    assert np.asarray(answers.originals).shape[1:] == (8, 8)
+    assert np.asarray(answers.originals).max() == 255
+    assert report.row_of(answers).count == 1_797
 
 
 def test_other_corruptions_are_another_set(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from digits.imaging import interpret
+from digits.photographer import likeness
 from digits.thumbnails import as_mnist, centred, fit, squared, thumbnail
 
 
@@ -21,24 +22,28 @@ def mnist_like() -> np.ndarray:
 IMAGE = mnist_like()
 
 
+def candidates_of(picture: np.ndarray) -> list[np.ndarray]:
+    return thumbnail(picture)[0]
+
+
 def test_an_mnist_image_passes_unchanged_as_the_only_candidate() -> None:
-    candidates = thumbnail(IMAGE)
+    candidates = candidates_of(IMAGE)
     assert len(candidates) == 1
     assert np.array_equal(candidates[0], IMAGE)
 
 
 def test_an_inverted_mnist_image_is_turned_back() -> None:
-    assert np.array_equal(thumbnail(255 - IMAGE)[0], IMAGE)
+    assert np.array_equal(candidates_of(255 - IMAGE)[0], IMAGE)
 
 
 def test_a_coloured_copy_of_an_mnist_image_passes_unchanged() -> None:
-    assert np.array_equal(thumbnail(np.dstack([IMAGE] * 3))[0], IMAGE)
+    assert np.array_equal(candidates_of(np.dstack([IMAGE] * 3))[0], IMAGE)
 
 
 @pytest.mark.parametrize(("right", "down"), [(3, 0), (-3, 2), (0, -3)])
 def test_an_mnist_image_that_was_moved_is_also_seen_as_it_was(right: int, down: int) -> None:
     moved = np.roll(IMAGE, (down, right), axis=(0, 1))
-    first, second = thumbnail(moved)
+    first, second = candidates_of(moved)
     assert np.array_equal(first, IMAGE)
     assert np.array_equal(second, moved)
 
@@ -46,32 +51,32 @@ def test_an_mnist_image_that_was_moved_is_also_seen_as_it_was(right: int, down: 
 def test_specks_all_over_leave_the_raw_image_first() -> None:
     specked = IMAGE.copy()
     specked[::4, ::5] = 255
-    assert np.array_equal(thumbnail(specked)[0], specked)
+    assert np.array_equal(candidates_of(specked)[0], specked)
 
 
 @pytest.mark.parametrize("ground", [60, 120, 180])
 def test_a_brighter_ground_leaves_the_raw_image_first(ground: int) -> None:
     bright = np.minimum(IMAGE.astype(int) + ground, 255).astype(np.uint8)
-    assert np.array_equal(thumbnail(bright)[0], bright)
+    assert np.array_equal(candidates_of(bright)[0], bright)
 
 
 def test_noise_leaves_the_raw_image_first() -> None:
     noisy = np.clip(IMAGE + np.random.default_rng(0).normal(60, 40, (28, 28)), 0, 255).astype(np.uint8)
-    assert np.array_equal(thumbnail(noisy)[0], noisy)
+    assert np.array_equal(candidates_of(noisy)[0], noisy)
 
 
 def test_sides_of_the_other_polarity_leave_the_raw_image_first() -> None:
     striped = IMAGE.copy()
     striped[:, :7] = 255 - striped[:, :7]
     striped[:, 21:] = 255 - striped[:, 21:]
-    assert any(np.array_equal(candidate, striped) for candidate in thumbnail(striped)[:1])
+    assert any(np.array_equal(candidate, striped) for candidate in candidates_of(striped)[:1])
 
 
 def test_colours_that_are_equally_light_are_told_apart() -> None:
     red, green = np.array((255, 0, 0)), np.array((0, 130, 0))
     share = IMAGE[..., None] / 255
     coloured = np.rint(red * share + green * (1 - share)).astype(np.uint8)
-    assert np.abs(thumbnail(coloured)[0].astype(int) - IMAGE).max() <= 3
+    assert np.abs(candidates_of(coloured)[0].astype(int) - IMAGE).max() <= 3
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (120, 120, 120), (200, 30, 30)])
@@ -81,9 +86,50 @@ def test_a_thumbnail_of_one_colour_is_blank(colour: tuple[int, int, int]) -> Non
 
 def test_a_drawing_without_a_margin_is_refitted() -> None:
     cropped = cv2.resize(IMAGE[4:24, 4:24], (28, 28), interpolation=cv2.INTER_CUBIC)
-    first = thumbnail(255 - cropped)[0]
+    first = candidates_of(255 - cropped)[0]
     rows, columns = np.nonzero(first > 60)
     assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 21
+
+
+def blurred(size: int, margin: int = 0) -> np.ndarray:
+    """A digit of few pixels, enlarged or not, which fills its picture but for a margin."""
+    tight = cv2.resize(IMAGE[4:24, 6:22], (7, 8), interpolation=cv2.INTER_AREA)
+    return np.pad(cv2.resize(tight, (size * 7 // 8, size), interpolation=cv2.INTER_CUBIC), margin)
+
+
+@pytest.mark.parametrize("size", [8, 16, 22, 32, 40])
+def test_a_small_picture_that_its_digit_fills_is_seen_with_a_margin_alone(size: int) -> None:
+    images, these_are_all = thumbnail(blurred(size))
+    assert these_are_all
+    assert len(images) == 1
+    rows, columns = np.nonzero(images[0] > 100)
+    assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
+
+
+def test_of_mnists_own_size_it_may_have_something_across_it_and_is_seen_both_ways() -> None:
+    picture = blurred(28)
+    picture = np.pad(picture, ((0, 0), (2, 28 - 2 - picture.shape[1])))
+    images, these_are_all = thumbnail(picture)
+    assert these_are_all
+    assert [int(cv2.absdiff(image, picture).max()) == 0 for image in images] == [True, False]
+
+
+def test_lines_across_a_small_picture_are_no_digit_that_fills_it() -> None:
+    ruled = cv2.GaussianBlur(IMAGE, (0, 0), 1.5)
+    ruled[::7] = 200
+    small = cv2.resize(ruled, (36, 36), interpolation=cv2.INTER_CUBIC)
+    assert any(likeness(image[None], squared(small))[0] > 0.99 for image in candidates_of(small))
+
+
+def test_a_photograph_of_few_pixels_is_looked_at_as_one_too() -> None:
+    light = np.linspace(230, 120, 36)[None, :]
+    small = np.pad(cv2.resize(IMAGE[2:26, 2:26], (14, 14), interpolation=cv2.INTER_AREA), ((4, 18), (16, 6)))
+    picture = np.rint(light * (1 - 0.6 * small / 255.0)).astype(np.uint8)
+    images, these_are_all = thumbnail(picture)
+    assert not these_are_all
+    reading = interpret(picture)
+    assert reading.photograph
+    assert likeness(reading.images, IMAGE).max() > 0.8 > likeness(np.stack(images), IMAGE).max()
 
 
 @pytest.mark.parametrize("factor", [2, 5, 10, 20])

@@ -140,7 +140,7 @@ def test_the_report_has_its_table_its_pictures_and_all_answers(
     } <= files
     table = json.loads((Path(report.info.artifact_uri.removeprefix("file://")) / "report/table.json").read_text())
     rows = {row[1]: dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
-    for name in ("test digits", "photographs, easy", "photographs, hard", "mine"):
+    for name in ("test digits", "photographs, easy", "photographs, hard", "photographs, cut out", "mine"):
         assert rows[name]["low"] <= rows[name]["accuracy"] <= rows[name]["high"]
         assert 0 <= rows[name]["refused"] <= 1
     assert rows["mine"]["count"] == 21
