@@ -1,6 +1,7 @@
 """A picture that was cut along its digit comes in; with paper around the digit again, it goes out.
 
-Where ink reaches the frame on all sides, the paper that is left inside would pass for ink on a darker ground.
+Where ink reaches the frame on all sides, the paper that is left inside would pass for ink on a darker ground, and where
+it does on some, for the edge of a table or a finger.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Ring = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
-    """A picture with a margin, where one thing fills plain paper, whether its strokes are cut at the frame or just not;
-    any other as it is.
+    """A picture with a margin, where one thing fills plain paper, whether its strokes are cut at the frame or just not,
+    or is cut at some sides and alone on it; any other as it is.
 
     Args:
         picture: uint8 (h, w) or (h, w, 3).

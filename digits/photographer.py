@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from digits.workers import Progress, in_order
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
+MARKED = 0.1  # share of the photographs to learn from in which the digit is ringed, underlined or bracketed
+ROOM = 0.7  # of its size, what a digit then has
 CUT_OUT = 0.12  # share of the photographs to learn from that are cut along their strokes
 SLACK = (-0.06, 0.1)  # how far outwards such a cut is from them, as a share of the digit's width or height
 UNLIKE = 0.4  # a candidate below this shows something beside the digit: a shadow's edge, a blot, part of the squares
@@ -115,12 +118,13 @@ def _box_on_page(field: Field, placed: npt.NDArray[np.float64]) -> tuple[float, 
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
-def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
+def shoot(field: Field, rng: np.random.Generator, hardness: float, marked: bool = False) -> Shot:
     """Ink a field on some ground and take its picture.
 
-    `hardness` 0..1: how likely and how strong each disturbance is.
+    `hardness` 0..1: how likely and how strong each disturbance is. `marked`: somebody has ringed or underlined it.
     """
     height, width, size = _frame(rng, hardness)
+    size *= ROOM if marked else 1
     screen = rng.random() < 0.1
     dark_ground = rng.random() < 0.06 + 0.06 * hardness
     pen = pick_pen(rng, hardness, dark_ground)
@@ -143,7 +147,12 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
         bright = 0.0 if dark_ground else 1.0
         tint = np.full(3, bright) if rng.random() < 0.7 else np.abs(bright - rng.uniform(0, 0.3, 3))
         picture = scenery.sheet_of(height, width, tint)
-        scenery.blend(picture, np.rint(pen.colour * 4) / 4 if rng.random() < 0.5 else np.full(3, 1 - bright), ink)
+        rounded = rng.random() < 0.5
+        colour = np.asarray(np.rint(pen.colour * 4) / 4 if rounded else np.full(3, 1 - bright), np.float32)
+        if marked:
+            u, v = scenery.page_coordinates(pose, height, width)
+            scenery.mark(picture, u, v, _box_on_page(field, placed), colour, stroke, rng)
+        scenery.blend(picture, colour, ink)
         if rng.random() < 0.5 * hardness:
             return Shot(camera.take(picture, rng, 0.3 * hardness, max(stroke, 1.3)), ink)
         return Shot(np.asarray(cv2.merge([camera.to_bytes(plane) for plane in picture]), np.uint8), ink)
@@ -152,7 +161,7 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
     wants_rules = rng.random() < 0.15 + 0.35 * hardness
     wants_frame = rng.random() < 0.06 + 0.06 * hardness
     wants_table = rng.random() < 0.06 + 0.16 * hardness
-    if wants_rules or wants_frame or wants_table:
+    if wants_rules or wants_frame or wants_table or marked:
         u, v = scenery.page_coordinates(pose, height, width)
         box = _box_on_page(field, placed)
         if wants_rules:
@@ -161,6 +170,8 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
             scenery.frame(picture, u, v, box, pen.colour, rng)
         if wants_table:
             scenery.table(picture, u, v, box, rng)
+        if marked:
+            scenery.mark(picture, u, v, box, pen.colour, stroke, rng)
     alpha = ink * np.float32(pen.strength)
     if pen.grain > 0.05:
         alpha = alpha * np.clip(1 + np.float32(pen.grain) * scenery.fractal_noise(height, width, rng, 0.5), 0, 1)
@@ -199,15 +210,15 @@ def sent_photograph(
     images: Bytes,
     labels: npt.NDArray[np.int64],
     hardness: tuple[float, float],
-    cut: bool,
+    also: Literal["", "cut out", "marked"],
     segmenter: Segmenter | None,
     rng: np.random.Generator,
 ) -> tuple[bytes, imaging.Reading, int]:
-    """Photograph one of the digits (n, 28, 28), perhaps cut it out, and send it: a JPEG file, what imaging reads in it,
-    and its label."""
+    """Photograph one of the digits (n, 28, 28), cut out or marked if asked for, and send it: a JPEG file, what imaging
+    reads in it, and its label."""
     chosen = int(rng.integers(len(labels)))
-    shot = shoot(handwriting.field_of(images[chosen]), rng, rng.uniform(*hardness))
-    picture = cut_out(shot, rng).picture if cut else shot.picture
+    shot = shoot(handwriting.field_of(images[chosen]), rng, rng.uniform(*hardness), marked=also == "marked")
+    picture = cut_out(shot, rng).picture if also == "cut out" else shot.picture
     quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), quality)[1].tobytes()
     return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
@@ -279,7 +290,9 @@ def field_and_label(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random
     return handwriting.field_of(images[index]), label
 
 
-def _maybe_cut_out(shot: Shot, rng: np.random.Generator) -> Shot:
+def _to_learn_from(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
+    """A shot, of which some are marked and some are cut out."""
+    shot = shoot(field, rng, hardness, marked=rng.random() < MARKED)
     return cut_out(shot, rng) if rng.random() < CUT_OUT else shot
 
 
@@ -293,7 +306,7 @@ def _photograph_one(
 ) -> tuple[Bytes, int, Bytes]:
     while True:
         field, label = field_and_label(images, labels, rng)
-        shot = _maybe_cut_out(shoot(field, rng, rng.uniform(*hardness)), rng)
+        shot = _to_learn_from(field, rng, rng.uniform(*hardness))
         candidates = imaging.interpret(shot.picture, segmenter).images
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
@@ -338,7 +351,7 @@ class Strokes:
 
 
 def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
-    shot = _maybe_cut_out(shoot(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1)), rng)
+    shot = _to_learn_from(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))
     samples = [_reduced(shot)]
     x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
     size = max(w, h)

@@ -283,3 +283,50 @@ def frame(
     tints = [[0.1, 0.1, 0.12], [0.5, 0.5, 0.5], [0.2, 0.3, 0.7], [0.8, 0.3, 0.25], [0.2, 0.5, 0.35], [0.85, 0.55, 0.2]]
     tint = pen if by_hand and rng.random() < 0.6 else tints[rng.integers(6)]
     blend(picture, tint, line_of(off, half) * np.float32(rng.uniform(0.3, 0.95)))
+
+
+def mark(
+    picture: Floats,
+    u: Floats,
+    v: Floats,
+    box: tuple[float, float, float, float],
+    pen: npt.NDArray[np.float32],
+    stroke: float,
+    rng: np.random.Generator,
+) -> None:
+    """Ring the digit's `box` in page pixels (left, top, right, bottom) by hand, underline it once or twice, or put one
+    bracket beside it or two, in place: with the `pen` (its RGB), `stroke` pixels wide, or with one like it.
+    """
+    height, width = picture.shape[1:]
+    left, top, right, bottom = box
+    size = max(right - left, bottom - top)
+    middle = np.float32((left + right) / 2), np.float32((top + bottom) / 2)
+    kind = rng.choice(["ring", "line", "bracket"], p=[0.55, 0.3, 0.15])
+    if kind == "line":
+        off = np.full((height, width), np.inf, np.float32)
+        reach = (right - left) / 2 * rng.uniform(0.7, 1.3) + size * rng.uniform(0.05, 0.3)
+        slope, level = np.float32(rng.normal(0, 0.05)), bottom + size * rng.uniform(0.05, 0.25)
+        for _ in range(rng.choice([1, 2], p=[0.7, 0.3])):
+            along, down = u - middle[0], v - np.float32(level)
+            np.minimum(off, np.hypot(np.maximum(np.abs(along) - np.float32(reach), 0), down - slope * along), out=off)
+            level += size * rng.uniform(0.08, 0.2)
+    else:
+        reach = np.hypot(right - left, bottom - top) / 2 * rng.uniform(1.0, 1.5) + size * rng.uniform(0, 0.15)
+        across, down = np.float32(reach) * np.exp(rng.normal(0, 0.1, 2)).astype(np.float32)
+        x, y = (u - middle[0]) / across, (v - middle[1] - np.float32(size * rng.normal(0, 0.04))) / down
+        off = np.abs(np.hypot(x, y) - 1) * min(across, down)
+        angle = np.arctan2(y, x)  # -π to π, 0 on the right
+        if kind == "ring":
+            if rng.random() < 0.5:  # the ends do not meet
+                gap = np.abs((angle - np.float32(rng.uniform(-np.pi, np.pi)) + 3 * np.pi) % (2 * np.pi) - np.pi)
+                off = np.where(gap > np.pi - rng.uniform(0.03, 0.45), np.inf, off)
+        else:
+            half = np.float32(rng.uniform(0.5, 0.95))
+            sides = np.minimum(np.abs(angle), np.pi - np.abs(angle)) if rng.random() < 0.5 else np.abs(angle)
+            off = np.where(sides < half, off, np.inf)
+    wobble = smooth_field(height, width, rng, 6) - np.float32(0.5)
+    off = np.abs(off + wobble * np.float32(size * rng.uniform(0.01, 0.08)))
+    colours = [[0.8, 0.15, 0.15], [0.15, 0.25, 0.7], [0.1, 0.1, 0.12], [0.1, 0.5, 0.25]]
+    colour = pen if rng.random() < 0.65 else colours[rng.integers(4)]
+    half_width = max(stroke / 2 * np.exp(rng.normal(0, 0.25)), 0.6)
+    blend(picture, colour, line_of(np.asarray(off, np.float32), half_width) * np.float32(rng.uniform(0.6, 1)))

@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from digits.ink import Floats
+from digits.ink import Floats, quantile
 
 MOST_PARTS = 60
 JOINED = 3  # from so many parts on, what was joined may be a line of writing that does not belong
 ALONE = 0.4  # what the main part of such a shape counts at least, beside the whole
 FRAMED = 0.25  # of a frame's shorter side, what a digit in it has at least
+RINGED = 0.45  # of a ring's longer side: a 0 may have a dot or a stroke in it
+BAND, ROUND = 0.25, 0.8  # a ring is no broader, as a share of its radius, and is closed in so many directions
 FIELD = 8  # pixels that a field's shorter side has at least
 HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
 RECTANGULAR = 0.87  # of the smallest rectangle around it, what a field of a form is at least: an ellipse is 0.79
@@ -110,9 +112,10 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
 
 
 def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape]:
-    """The components without the lines of a form: what encloses another in a rectangle, and empty fields beside it.
+    """The components without the lines of a form and the rings around digits: what encloses another in a rectangle or
+    an ellipse, and empty fields beside it.
 
-    A 0 encloses less of the rectangle around it, and nothing of a digit's size.
+    A 0 encloses nothing of a digit's size.
     """
     filled = {
         shape: [field for field in _fields(labels, shape) if _filled(field, shape, shapes)]
@@ -122,11 +125,13 @@ def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape
     frames = {shape for shape, found in filled.items() if found}
     if not frames:
         return shapes
-    sizes = [max(w, h) for found in filled.values() for _, _, w, h in found]
+    sizes = [max(field.box[2:]) for found in filled.values() for field in found]
 
     def empty(shape: Shape) -> bool:
         like = any(LIKE * size < shape.size < size / LIKE for size in sizes)
-        return like and any(LIKE * shape.size < max(w, h) for _, _, w, h in _fields(labels, shape))
+        return like and any(
+            field.rectangular and LIKE * shape.size < max(field.box[2:]) for field in _fields(labels, shape)
+        )
 
     return [shape for shape in shapes if shape not in frames and not empty(shape)]
 
@@ -141,18 +146,28 @@ def _within(box: Box, around: Box) -> bool:
     return x <= a and y <= b and a + c <= x + w and b + d <= y + h
 
 
-def _filled(field: Box, frame: Shape, shapes: list[Shape]) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What a frame or a ring encloses, and how high or wide a digit in it has to be, in pixels."""
+
+    box: Box
+    least: float
+    rectangular: bool
+
+
+def _filled(field: _Field, frame: Shape, shapes: list[Shape]) -> bool:
     """Whether something of a digit's size is in it."""
-    least = FRAMED * min(field[2:])
-    return any(shape.size > least and _within(shape.box, field) for shape in shapes if shape is not frame)
+    return any(shape.size > field.least and _within(shape.box, field.box) for shape in shapes if shape is not frame)
 
 
-def _fields(labels: NDArray[np.int32], shape: Shape) -> list[Box]:
-    """The rectangular holes of a component, turned or not: left, top, width, height of each."""
+def _fields(labels: NDArray[np.int32], shape: Shape) -> list[_Field]:
+    """The rectangular holes of a component, turned or not; or, of a ring, what is in it."""
     x, y, w, h = shape.box
     mask = (labels[y : y + h, x : x + w] == shape.labels[0]).astype(np.uint8)
+    if _is_ring(mask):
+        return [_Field(shape.box, RINGED * max(w, h), rectangular=False)]
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    fields: list[Box] = []
+    fields: list[_Field] = []
     for outline, level in zip(outlines, levels[0], strict=True):
         _, (width, height), _ = cv2.minAreaRect(outline)
         if level[3] < 0 or min(width, height) < FIELD or cv2.contourArea(outline) < RECTANGULAR * width * height:
@@ -160,8 +175,26 @@ def _fields(labels: NDArray[np.int32], shape: Shape) -> list[Box]:
         left, top, across, down = cv2.boundingRect(outline)
         inside = mask[top + down // 5 : top + down - down // 5, left + across // 5 : left + across - across // 5]
         if inside.mean() < HOLLOW:  # no stroke of a digit hangs on it
-            fields.append((x + left, y + top, across, down))
+            fields.append(_Field((x + left, y + top, across, down), FRAMED * min(across, down), rectangular=True))
     return fields
+
+
+def _is_ring(mask: NDArray[np.uint8]) -> bool:
+    """Whether all of it lies along an ellipse, and nearly all around it: the ends need not meet."""
+    rows, columns = np.nonzero(mask)
+    if len(rows) < MOST_PARTS:
+        return False
+    (x, y), (width, height), angle = cv2.fitEllipse(np.stack((columns, rows), axis=1).astype(np.float32))
+    if not FIELD <= min(width, height) <= max(width, height) < 2 * min(width, height):
+        return False
+    turn = np.deg2rad(angle)
+    right, down = columns - x, rows - y
+    along = (right * np.cos(turn) + down * np.sin(turn)) / (width / 2)
+    across = (down * np.cos(turn) - right * np.sin(turn)) / (height / 2)
+    if quantile(np.abs(np.hypot(along, across) - 1).astype(np.float32), 0.98) > BAND:
+        return False
+    directions = np.histogram(np.arctan2(across, along), 36, (-np.pi, np.pi))[0]
+    return bool(np.count_nonzero(directions) >= ROUND * len(directions))
 
 
 def _more_than_a_digit(stats: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -224,23 +257,24 @@ def grouped(shapes: list[Shape], height: int, width: int) -> list[Shape]:
 
     Something beside a shape joins it when the gap is hardly wider than the stroke; something above, below or within
     its box when it is smaller or near: the bar of a 5, the second stroke of a 4, gaps of a dry pen. Where many parts
-    joined, the first is there alone too, after them.
+    joined, or a line below, the first is there alone too, after them.
     """
     left = sorted(shapes, key=lambda s: -s.score)
     done: list[Shape] = []
     while left:
         main = alone = left.pop(0)
-        changed = True
+        lined, changed = False, True
         while changed:
             changed = False
             for other in left:
                 if _belongs(main, other):
                     left.remove(other)
+                    lined = lined or _underlines(other, main)
                     main = _joined(main, other, height, width)
                     changed = True
                     break
         done.append(main)
-        if len(main.labels) >= JOINED:
+        if lined or len(main.labels) >= JOINED:
             done.append(replace(alone, score=float(np.clip(alone.score, ALONE * main.score, 0.9 * main.score))))
     return sorted(done, key=lambda s: -s.score)
 
@@ -277,6 +311,13 @@ def _belongs(main: Shape, other: Shape) -> bool:
         return apart <= max(1.5 * stroke, 0.07 * size)
     small = d < 0.4 * h and other.mass < 0.6 * main.mass
     return apart <= (max(2.5 * stroke, 0.2 * size) if small else max(1.5 * stroke, 0.07 * size))
+
+
+def _underlines(other: Shape, main: Shape) -> bool:
+    """Whether it lies below, flat and wide; it may as well be the foot of a 2."""
+    _, y, w, h = main.box
+    _, b, c, d = other.box
+    return b > y + 0.85 * h and c > max(3 * d, 0.6 * w)
 
 
 def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:

@@ -13,6 +13,7 @@ from digits.ink import Bytes, Floats
 SIDE, BOX = 28, 20
 FLAT = 4  # grey levels: what differs by less is blank
 MOVED = 2.0  # pixels off the middle from which on a digit is also looked at in the middle
+LOST = 0.2  # of its ink: less is lost where an MNIST image was enlarged, by any method, than where one was drawn
 STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
 
 
@@ -137,16 +138,27 @@ def squared(image: Bytes) -> Bytes:
 
 def as_mnist(picture: Bytes) -> Bytes | None:
     """An MNIST image that was only enlarged or inverted, back at 28 × 28; None for anything else."""
-    small = cv2.resize(grey(picture), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    whole = grey(picture)
+    small = np.asarray(cv2.resize(whole, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     rim = small.take(WIDE_RIM)
     if int(rim.max()) - int(rim.min()) > 12 or 12 < int(rim[0]) < 243:
         return None
-    image = np.asarray(small if rim[0] <= 12 else 255 - small, np.uint8)
+    image = small if rim[0] <= 12 else inverted(small)
     if image.max() < 200:
         return None
     mask = (image > 40).astype(np.uint8)
     _, _, w, h = cv2.boundingRect(mask)
-    return image if 18 <= max(w, h) <= 21 and off_centre(image) < 1.2 and mask.mean() < 0.4 else None
+    if not (18 <= max(w, h) <= 21 and off_centre(image) < 1.2 and mask.mean() < 0.4):
+        return None
+    return image if _lost(whole, small) < LOST * image.mean() else None
+
+
+def _lost(whole: Bytes, small: Bytes) -> float:
+    """What a picture has that is not in its reduction, in grey levels: nothing, where it was enlarged from as few
+    pixels."""
+    size = whole.shape[1], whole.shape[0]
+    again = (cv2.resize(small, size, interpolation=how) for how in (cv2.INTER_NEAREST, cv2.INTER_CUBIC))
+    return min(float(cv2.absdiff(whole, other).mean()) for other in again)
 
 
 def thumbnail(picture: Bytes) -> tuple[list[Bytes], bool]:

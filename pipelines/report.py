@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,12 @@ SEVERITIES = 5
 EASY, HARD, ANY = (0.0, 0.4), (0.6, 1.0), (0.0, 1.0)
 SEED = 20_000_003  # the report's pictures never change
 PREVIEW = 160  # pixels of an original's longer side
-# How hard they are, and whether they are cut along the strokes.
-PHOTOGRAPHS = {
-    "photographs, easy": (EASY, False),
-    "photographs, hard": (HARD, False),
-    "photographs, cut out": (ANY, True),
+Also = Literal["", "cut out", "marked"]
+PHOTOGRAPHS: dict[str, tuple[tuple[float, float], Also]] = {
+    "photographs, easy": (EASY, ""),
+    "photographs, hard": (HARD, ""),
+    "photographs, cut out": (ANY, "cut out"),
+    "photographs, marked": (ANY, "marked"),
 }
 OTHER_WRITERS = "other writers"
 NOT_DIGITS = {"no digit, kinds trained on": TRAINED_KINDS, "no digit, kinds never seen": HELD_OUT_KINDS}
@@ -191,9 +193,9 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
 # -- photographs and folders ------------------------------------------------------------------------------------------
 
 
-def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], cut: bool, name: str) -> Answers:
+def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], also: Also, name: str) -> Answers:
     """As many synthetic photographs as digits, sent as JPEG."""
-    make = partial(sent_photograph, digits.images, digits.labels, hardness, cut, classifier.segmenter)
+    make = partial(sent_photograph, digits.images, digits.labels, hardness, also, classifier.segmenter)
     with bar(name, len(digits)) as progress:
         made = list(in_order(make, len(digits), SEED, cores(), progress))
     facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()

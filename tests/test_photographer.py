@@ -252,6 +252,33 @@ def test_a_frame_goes_around_the_digit_and_not_through_it() -> None:
     assert enclosed > 8  # of the others a side lies outside the picture
 
 
+def test_a_mark_is_beside_the_digit_and_not_on_it() -> None:
+    box, places = (80.0, 70.0, 120.0, 130.0), {"around": 0, "below": 0, "beside": 0}
+    for seed in range(60):
+        page = scenery.sheet_of(200, 200, [0.9, 0.9, 0.9])
+        u, v = scenery.page_coordinates(np.eye(3), 200, 200)
+        scenery.mark(page, u, v, box, np.array([0.1, 0.1, 0.5], np.float32), 6.0, np.random.default_rng(seed))
+        line = (page < 0.8).any(0)
+        assert line.any()
+        assert line[75:125, 85:115].mean() < 0.05
+        above, below, left, right = line[:70].any(), line[130:].any(), line[:, :80].any(), line[:, 120:].any()
+        places["around"] += above and below and left and right
+        places["below"] += below and not above
+        places["beside"] += (left or right) and not line[:, 90:110].any()
+    assert all(count > 3 for count in places.values()), places
+
+
+def test_a_marked_shot_has_the_mark_in_its_picture_and_not_in_its_ink() -> None:
+    more = []
+    for seed in range(12):
+        shot = shoot(field_of(IMAGES[seed]), np.random.default_rng(seed), 0.0, marked=True)
+        grey = cv2.GaussianBlur(cv2.cvtColor(shot.picture, cv2.COLOR_RGB2GRAY), (0, 0), 1).astype(float)
+        away = np.abs(grey - np.median(grey)) > 40
+        off = cv2.dilate(shot.ink, np.ones((9, 9), np.uint8)) == 0
+        more.append((away & off).sum() > 0.1 * (shot.ink > 0.5).sum())
+    assert np.mean(more) > 0.6
+
+
 def test_a_mirrored_lamp_takes_the_contrast_from_ink_but_not_all_of_it() -> None:
     def contrast(seed: int) -> np.ndarray:
         scene = scenery.sheet_of(60, 60, [0.9, 0.9, 0.9])

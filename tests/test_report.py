@@ -64,14 +64,14 @@ def test_every_corruption_is_measured_at_every_severity_on_the_same_digits(
 
 
 def test_the_same_photographs_are_taken_every_time(classifier: Classifier, digits: Split) -> None:
-    first, second = (report.photographs(classifier, digits, report.EASY, False, "photographs, easy") for _ in range(2))
+    first, second = (report.photographs(classifier, digits, report.EASY, "", "photographs, easy") for _ in range(2))
     assert first.fingerprint == second.fingerprint
     assert np.array_equal(first.probabilities, second.probabilities)
     assert len(first.labels) == 40
 
 
 def test_photographs_that_are_cut_out_are_others_of_the_same_digits(classifier: Classifier, digits: Split) -> None:
-    whole, cut = (report.photographs(classifier, digits, report.ANY, cut, "photographs") for cut in (False, True))
+    whole, cut = (report.photographs(classifier, digits, report.ANY, also, "photographs") for also in ("", "cut out"))
     assert whole.fingerprint != cut.fingerprint
     sizes = [[cv2.imdecode(np.frombuffer(o, np.uint8), 0).size for o in answers.originals] for answers in (whole, cut)]
     assert np.median(sizes[1]) < 0.8 * np.median(sizes[0])

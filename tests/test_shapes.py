@@ -176,6 +176,29 @@ def test_an_empty_rectangle_may_be_a_digit() -> None:
     assert len(kept_of(ink_of(*FRAME, pen=5))) == 1
 
 
+@pytest.mark.parametrize("ends", [(0, 360), (20, 345), (-60, 250)])
+def test_a_ring_around_a_digit_is_no_stroke(ends: tuple[int, int]) -> None:
+    ink = ink_of(*DIGIT, pen=6)
+    alone = [shape.size for shape in kept_of(ink)]
+    cv2.ellipse(ink, (120, 122), (82, 96), 15, *ends, 120, 6)
+    assert [shape.size for shape in kept_of(ink)] == alone
+
+
+def test_an_arc_beside_a_digit_is_no_ring() -> None:
+    ink = ink_of(*DIGIT, pen=6)
+    cv2.ellipse(ink, (120, 122), (82, 96), 0, -90, 100, 120, 6)
+    assert len(kept_of(ink)) == 2
+
+
+def test_a_digit_with_a_line_under_it_is_there_with_the_line_and_without() -> None:
+    digit = ((90, 50), (150, 50)), ((150, 50), (110, 160))
+    (alone,) = shapes_of(ink_of(*digit))
+    lined = shapes_of(ink_of(*digit, ((80, 180), (165, 184))))
+    assert [len(shape.labels) for shape in lined] == [2, 1]
+    assert abs(lined[1].size - alone.size) <= 2
+    assert len(shapes_of(ink_of(*digit, ((100, 180), (120, 184))))) == 1, "a short one is a part of the digit"
+
+
 def test_a_ring_with_a_dot_in_it_is_kept() -> None:
     ink = np.zeros((SIZE, SIZE), np.float32)
     cv2.ellipse(ink, (120, 120), (60, 85), 0, 0, 360, 120, 8)

@@ -140,6 +140,22 @@ def test_an_enlarged_mnist_image_comes_back_as_it_was(factor: int, inverted: boo
     assert int(cv2.absdiff(image, IMAGE).max()) <= 1
 
 
+@pytest.mark.parametrize("how", [cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4])
+def test_so_does_one_that_was_enlarged_smoothly_and_is_a_jpeg(how: int) -> None:
+    large = cv2.resize(255 - IMAGE, (280, 280), interpolation=how)
+    large = cv2.imdecode(cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_GRAYSCALE)
+    image = as_mnist(large)
+    assert image is not None
+    assert float(cv2.absdiff(image, IMAGE).mean()) < 6
+
+
+def test_a_drawing_of_more_pixels_is_no_enlarged_mnist_image() -> None:
+    drawn = np.full((280, 280), 255, np.uint8)
+    cv2.circle(drawn, (140, 140), 95, 0, 7, cv2.LINE_AA)
+    cv2.polylines(drawn, [np.array([[110, 90], [170, 90], [130, 190]])], False, 0, 9, cv2.LINE_AA)
+    assert as_mnist(drawn) is None
+
+
 def test_a_photograph_is_not_taken_for_an_enlarged_mnist_image() -> None:
     assert as_mnist(np.random.default_rng(0).integers(90, 160, (200, 200, 3), np.uint8)) is None
 
