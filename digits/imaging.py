@@ -28,7 +28,7 @@ __all__ = ["ImageError", "Limits", "Reading", "decode", "interpret", "read"]
 
 cv2.setNumThreads(1)  # pictures are read side by side in a pool: threads inside one only get in the way
 
-THUMBNAIL = 40  # up to this long side the picture is looked at as it is
+THUMBNAIL = 40  # up to this long side the picture is looked at as it is, too
 WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a picture smaller than twice this is enlarged
 LARGE = 1024  # from here on the segmenter's first look is at the picture that things are found on

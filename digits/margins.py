@@ -20,13 +20,18 @@ MOST_INK, MOST_RUNS = 0.5, 8  # on the rim, as a share of it and in how many pla
 THIN, LONG = 0.012, 0.33  # of the rim: printed lines are thinner where they cross it, tables and shadows are longer
 SPAN = 0.75  # of height and width, what the one thing that was cut out has at least
 REACH = 0.5  # of the short side, what it has at least where it is cut but does not span
-SPECKS = 0.01  # of the picture, then, may be something else
+EVEN, SPECKS = 0.1, 0.01  # then of all else no more than so much differs more than that from paper
+BESIDE = 11  # pixels, twice as far as strokes may be blurred
 ALONE = 0.75  # of all ink, what it has at least: less than one of the stripes of a blind
 HALF = 0.5  # of the greatest contrast: out of focus, strokes are as wide as they were where it has this
 BROAD = 0.2  # of the long side, how far from paper it is at most: less than a shadow or a sheet on a table
 BROAD_BESIDE = 0.22  # of its own size, where it does not span
+SOLID, SLIM = (
+    0.6,
+    2.2,
+)  # of its box, what it has at most, unless that is so many times as high as wide: sheets have more
 DARK = 0.6  # of the greatest contrast, what it has on average: more than a shadow
-LONGEST = 8  # times as long as high: no digit
+WIDEST, HIGHEST = 4, 16  # times as wide as high, as high as wide: beyond that there is no room for a digit, or a 1
 LOOKED_AT = 64  # pixels of the long side, on which that is decided
 SMOOTH = 0.05  # of the rim: light changes slowly along it
 RIDGE = 1e-3 * np.eye(3)
@@ -41,7 +46,7 @@ def with_margin(picture: Bytes, smaller: Bytes) -> Bytes:
         picture: uint8 (h, w) or (h, w, 3).
         smaller: the same, or reduced: quicker to reduce again.
     """
-    if LONGEST * min(picture.shape[:2]) < max(picture.shape[:2]):
+    if picture.shape[1] > WIDEST * picture.shape[0] or picture.shape[0] > HIGHEST * picture.shape[1]:
         return picture
     small = grey(scaled(smaller, LOOKED_AT))
     ring = _ring(*small.shape)
@@ -119,14 +124,16 @@ def _filled(away: Floats, contrast: float) -> bool:
             return False
         broadest = BROAD_BESIDE * max(w, h)
     core = (thing > 0) & (away > HALF * contrast)
+    if max(w, h) < SLIM * min(w, h) and np.count_nonzero(core) > SOLID * w * h:
+        return False
     depth = cv2.distanceTransform(np.pad(core.view(np.uint8), 1), cv2.DIST_L2, 3)
     return bool(depth.max() <= broadest and away[thing > 0].mean() >= DARK * contrast)
 
 
 def _else_plain(away: Floats, thing: Bytes, contrast: float) -> bool:
     """Whether what is not near the thing is paper, nearly everywhere."""
-    elsewhere = away[cv2.dilate(thing, np.ones((5, 5), np.uint8)) == 0]
-    return bool(np.count_nonzero(elsewhere > PLAIN * contrast) <= SPECKS * away.size)
+    elsewhere = away[cv2.dilate(thing, np.ones((BESIDE, BESIDE), np.uint8)) == 0]
+    return bool(np.count_nonzero(elsewhere > EVEN * contrast) <= SPECKS * away.size)
 
 
 def _ring(height: int, width: int) -> Ring:

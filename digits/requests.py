@@ -12,7 +12,7 @@ from python_multipart.multipart import parse_options_header
 
 from digits.containers import PNG_HEAD
 from digits.decoding import SMALL_FILE
-from digits.imaging import THUMBNAIL
+from digits.thumbnails import SIDE
 
 ACCEPTED = "send the image file itself (Content-Type: image/* or application/octet-stream) or multipart/form-data"
 PART_HEAD_BYTES = 16_384  # of a part's headers; a client sends a few hundred
@@ -143,15 +143,15 @@ def _name(lines: list[bytes]) -> bytes:
 
 
 def is_small(data: bytes) -> bool:
-    """Whether reading takes so little (a PNG of at most 40×40) that handing it to a thread would cost more.
+    """Whether reading takes so little (a PNG of 28×28) that handing it to a thread would cost more.
 
     Only PNG says its size in a fixed place; a few bytes of any other format may unfold to a hundred megapixels. And in
-    anything larger than a thumbnail imaging looks for things: noise of 128×128 takes it a third of a second.
+    pictures of any other size than MNIST's imaging looks for things: noise of 128×128 takes it a third of a second.
     """
     if len(data) > SMALL_FILE or not data.startswith(PNG_HEAD) or len(data) < 24:
         return False
     width, height = struct.unpack_from(">II", data, 16)
-    return bool(max(width, height) <= THUMBNAIL)
+    return bool(width == height == SIDE)
 
 
 def authorised(headers: dict[bytes, bytes], key: bytes) -> bool:

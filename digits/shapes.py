@@ -15,6 +15,8 @@ JOINED = 3  # from so many parts on, what was joined may be a line of writing th
 ALONE = 0.4  # what the main part of such a shape counts at least, beside the whole
 FRAMED = 0.25  # of a frame's shorter side, what a digit in it has at least
 RINGED = 0.45  # of a ring's longer side: a 0 may have a dot or a stroke in it
+ENOUGH, SAMPLE = 60, 2000  # pixels of a ring, and of these so many are looked at
+THIN = 0.5  # of its box, what a ring has at most
 BAND, ROUND = 0.25, 0.8  # a ring is no broader, as a share of its radius, and is closed in so many directions
 FIELD = 8  # pixels that a field's shorter side has at least
 HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
@@ -125,7 +127,7 @@ def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape
     frames = {shape for shape, found in filled.items() if found}
     if not frames:
         return shapes
-    sizes = [max(field.box[2:]) for found in filled.values() for field in found]
+    sizes = [max(field.box[2:]) for found in filled.values() for field in found if field.rectangular]
 
     def empty(shape: Shape) -> bool:
         like = any(LIKE * size < shape.size < size / LIKE for size in sizes)
@@ -161,11 +163,9 @@ def _filled(field: _Field, frame: Shape, shapes: list[Shape]) -> bool:
 
 
 def _fields(labels: NDArray[np.int32], shape: Shape) -> list[_Field]:
-    """The rectangular holes of a component, turned or not; or, of a ring, what is in it."""
+    """The rectangular holes of a component, turned or not; or, if it is a ring, what is in that."""
     x, y, w, h = shape.box
     mask = (labels[y : y + h, x : x + w] == shape.labels[0]).astype(np.uint8)
-    if _is_ring(mask):
-        return [_Field(shape.box, RINGED * max(w, h), rectangular=False)]
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     fields: list[_Field] = []
     for outline, level in zip(outlines, levels[0], strict=True):
@@ -176,14 +176,18 @@ def _fields(labels: NDArray[np.int32], shape: Shape) -> list[_Field]:
         inside = mask[top + down // 5 : top + down - down // 5, left + across // 5 : left + across - across // 5]
         if inside.mean() < HOLLOW:  # no stroke of a digit hangs on it
             fields.append(_Field((x + left, y + top, across, down), FRAMED * min(across, down), rectangular=True))
+    if not fields and _is_ring(mask):
+        fields.append(_Field(shape.box, RINGED * max(w, h), rectangular=False))
     return fields
 
 
 def _is_ring(mask: NDArray[np.uint8]) -> bool:
     """Whether all of it lies along an ellipse, and nearly all around it: the ends need not meet."""
     rows, columns = np.nonzero(mask)
-    if len(rows) < MOST_PARTS:
+    if not ENOUGH <= len(rows) <= THIN * mask.size:
         return False
+    every = 1 + len(rows) // SAMPLE
+    rows, columns = rows[::every], columns[::every]
     (x, y), (width, height), angle = cv2.fitEllipse(np.stack((columns, rows), axis=1).astype(np.float32))
     if not FIELD <= min(width, height) <= max(width, height) < 2 * min(width, height):
         return False

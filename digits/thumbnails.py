@@ -13,7 +13,9 @@ from digits.ink import Bytes, Floats
 SIDE, BOX = 28, 20
 FLAT = 4  # grey levels: what differs by less is blank
 MOVED = 2.0  # pixels off the middle from which on a digit is also looked at in the middle
-LOST = 0.2  # of its ink: less is lost where an MNIST image was enlarged, by any method, than where one was drawn
+BROADEST = 7  # pixels of 28 from ground, what a pen is at most that fills the picture
+ALONG = 0.8  # of a side, what its strokes cover at most
+LOST = 0.2  # of its ink: less is lost where an MNIST image was enlarged than where one was drawn
 STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
 
 
@@ -189,9 +191,9 @@ def thumbnail(picture: Bytes) -> tuple[list[Bytes], bool]:
         seen = [image] if light_ink else [image, inverted(image)]
         if 2 not in sides or not _fills(mask):
             return seen, exact
-        # Cropped to the digit; of 28 × 28 it may as well be an MNIST image with a stripe across it, and the model sees.
+        # Cropped to the digit? An MNIST image may as well have a stripe across it, others a shadow; the model sees.
         refit = _refitted(upright, base, span, mask)
-        return ([*seen, refit] if exact else [refit]), True
+        return ([refit], True) if not exact and _is_written(mask) else ([*seen, refit], exact)
     # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that. With
     # something across it, it touches sides: the network has seen such.
     whole = max(w, h) <= BOX + 1 and (sum(sides) == 0 or light_ink or off_centre(upright) < 1)
@@ -210,6 +212,15 @@ def _fills(mask: Bytes) -> bool:
         return False
     x, y, w, h = cv2.boundingRect(cv2.erode(mask, np.ones((3, 3), np.uint8)))
     return (y < 3 and y + h > SIDE - 3) or (x < 3 and x + w > SIDE - 3)
+
+
+def _is_written(mask: Bytes) -> bool:
+    """Whether what fills a picture is no broader than a pen, as tables and shadows are, and fills none of its sides."""
+    if cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3).max() > BROADEST:
+        return False
+    return all(
+        cv2.countNonZero(side) < ALONG * SIDE for side in (mask[0], mask[-1], mask[:, 0].copy(), mask[:, -1].copy())
+    )
 
 
 def _refitted(upright: Bytes, base: float, span: float, mask: Bytes) -> Bytes:

@@ -208,7 +208,7 @@ def other_writers(classifier: Classifier) -> Answers:
     """scikit-learn's digits of 8×8, which fill their pictures."""
     sixteenths, labels = small_digits()
     images = np.rint(sixteenths * (255 / 16)).astype(np.uint8)
-    readings = [imaging.interpret(image) for image in images]
+    readings = [imaging.interpret(image, classifier.segmenter) for image in images]
     facts = fingerprint(Split(images, labels))
     return _decided(classifier, OTHER_WRITERS, "pictures", readings, labels, facts, images)
 
