@@ -115,6 +115,13 @@ def sheet(picture: np.ndarray) -> None:
     picture[130:, 60:340] = cv2.resize(whole, (280, 270))
 
 
+def page_with_a_large_digit(picture: np.ndarray) -> None:
+    """Which makes strokes of what is left of the page."""
+    whole = cv2.resize(picture[60:340, 80:320], (260, 330))
+    picture[:] = (60, 40, 30)
+    picture[:330, 70:330] = whole
+
+
 def wedge(picture: np.ndarray) -> None:
     """A corner in the light; the digit is too pale to be seen beside it."""
     picture[:] = np.clip(picture.astype(int) // 6 + 90, 0, 255)
@@ -132,7 +139,7 @@ def neighbour(picture: np.ndarray) -> None:
     cv2.line(picture, (0, 300), (60, 399), (60, 60, 120), 14)
 
 
-@pytest.mark.parametrize("spoil", [sheet, wedge, strip, neighbour])
+@pytest.mark.parametrize("spoil", [sheet, page_with_a_large_digit, wedge, strip, neighbour])
 def test_what_is_no_stroke_or_has_something_beside_it_gets_none(spoil: object) -> None:
     picture = seven()
     spoil(picture)  # type: ignore[operator]

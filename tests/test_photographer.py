@@ -103,6 +103,20 @@ def test_some_of_the_photographs_to_learn_from_are_cut_out(monkeypatch: pytest.M
     assert mean_size() < 0.8 * usual
 
 
+def test_some_of_the_photographs_to_learn_from_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> np.ndarray:
+        return make_photographs(IMAGES, LABELS, 40, seed=2, hardness=(0, 0.2), workers=1, keep_lost=1.0).digits.images
+
+    marks = []
+    monkeypatch.setattr(scenery, "mark", lambda *_: marks.append(1))
+    usual = made()
+    assert 0 < len(marks) < 20
+    monkeypatch.setattr("digits.photographer.MARKED", 1.0)
+    marks.clear()
+    assert (made() != usual).any()
+    assert len(marks) == 40
+
+
 def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() -> None:
     def found(hardness: float) -> float:
         alike = []

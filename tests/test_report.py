@@ -70,11 +70,21 @@ def test_the_same_photographs_are_taken_every_time(classifier: Classifier, digit
     assert len(first.labels) == 40
 
 
-def test_photographs_that_are_cut_out_are_others_of_the_same_digits(classifier: Classifier, digits: Split) -> None:
-    whole, cut = (report.photographs(classifier, digits, report.ANY, also, "photographs") for also in ("", "cut out"))
-    assert whole.fingerprint != cut.fingerprint
-    sizes = [[cv2.imdecode(np.frombuffer(o, np.uint8), 0).size for o in answers.originals] for answers in (whole, cut)]
-    assert np.median(sizes[1]) < 0.8 * np.median(sizes[0])
+def test_photographs_that_are_cut_out_or_marked_are_others_of_the_same_digits(
+    classifier: Classifier, digits: Split
+) -> None:
+    whole, cut, marked = (
+        report.photographs(classifier, digits, report.ANY, also, "photographs") for also in ("", "cut out", "marked")
+    )
+    assert len({whole.fingerprint, cut.fingerprint, marked.fingerprint}) == 3
+    assert np.array_equal(whole.labels, cut.labels)
+    assert np.array_equal(whole.labels, marked.labels)
+    sizes = [
+        np.median([cv2.imdecode(np.frombuffer(o, np.uint8), 0).size for o in answers.originals])
+        for answers in (whole, cut, marked)
+    ]
+    assert sizes[1] < 0.8 * sizes[0]
+    assert sizes[2] > 0.8 * sizes[0]
 
 
 def test_other_writers_are_read_from_their_eight_by_eight_pixels(classifier: Classifier) -> None:

@@ -151,7 +151,16 @@ def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter
     assert (interpret(beside).seen, interpret(beside).apart) == (0, ())
 
 
-def test_thumbnails_and_blank_pages_never_reach_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photograph_of_few_pixels_reaches_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = []
+    monkeypatch.setattr(Segmenter, "digit", lambda *_: reached.append(1))
+    small = cv2.resize(seven(300, 300, 60, 50, 180), (36, 36), interpolation=cv2.INTER_AREA)
+    small = np.clip(small + np.random.default_rng(0).normal(0, 4, small.shape), 0, 255).astype(np.uint8)
+    interpret(small, segmenter)
+    assert reached
+
+
+def test_mnist_images_and_blank_pages_never_reach_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     def digit(*_: object) -> None:
         raise AssertionError
 

@@ -155,6 +155,18 @@ def test_a_frame_around_a_digit_is_no_stroke() -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [110, 150, 190])
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.6])
+def test_a_small_digit_in_a_frame_is_left_alone_too(width: int, share: float) -> None:
+    """Such a frame lies along an ellipse as closely as a ring drawn by hand, in which a digit would be larger."""
+    height = round(110 * share)
+    digit = ((105, 120 - height // 2), (130, 120 - height // 2)), ((130, 120 - height // 2), (112, 120 + height // 2))
+    ink = ink_of(*digit, pen=4)
+    alone = [shape.size for shape in kept_of(ink)]
+    cv2.rectangle(ink, (120 - width // 2, 65), (120 + width // 2, 175), 120, 4)
+    assert [shape.size for shape in kept_of(ink)] == alone
+
+
 def test_the_fields_of_a_form_are_no_strokes_and_no_rivals() -> None:
     ink = ink_of(*DIGIT, pen=5)
     for left in (10, 82, 154):

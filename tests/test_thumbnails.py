@@ -106,6 +106,22 @@ def test_a_small_picture_that_its_digit_fills_is_seen_with_a_margin_alone(size: 
     assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
 
 
+@pytest.mark.parametrize("ground", ["table", "shadow"])
+def test_a_table_or_a_shadow_across_a_small_photograph_is_no_digit_that_fills_it(ground: str) -> None:
+    picture = np.full((34, 34), 205.0)
+    picture[8:26, 6:20] -= 0.25 * cv2.resize(IMAGE[4:24, 6:22], (14, 18), interpolation=cv2.INTER_AREA)
+    picture += np.linspace(-12, 12, 34)
+    if ground == "table":
+        picture[:, 26:] = 40
+    else:
+        picture[:, 15:] *= 0.55
+    picture = np.rint(cv2.GaussianBlur(picture, (0, 0), 0.7)).astype(np.uint8)
+    images, these_are_all = thumbnail(picture)
+    assert not these_are_all
+    assert np.array_equal(images[0], squared(picture)) or np.array_equal(images[0], 255 - squared(picture))
+    assert likeness(interpret(picture).images, IMAGE).max() > 0.7
+
+
 def test_of_mnists_own_size_it_may_have_something_across_it_and_is_seen_both_ways() -> None:
     picture = blurred(28)
     picture = np.pad(picture, ((0, 0), (2, 28 - 2 - picture.shape[1])))
