@@ -100,10 +100,10 @@ def test_a_second_header_or_a_chunk_before_the_first_makes_no_large_picture_smal
         return chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
 
     pixels = chunk(b"IDAT", zlib.compress(bytes(876 * 7000), 9)) + chunk(b"IEND", b"")
-    twice = containers.PNG_START + header(10) + header(7000) + pixels
-    assert len(decode(twice)) == 10, "and it is as small as it says"
-    before = containers.PNG_START + chunk(b"teSt", struct.pack(">II", 10, 10)) + header(7000) + pixels
-    assert is_small(containers.PNG_START + header(10) + pixels)
+    twice = containers.PNG_START + header(28) + header(7000) + pixels
+    assert len(decode(twice)) == 28, "and it is as small as it says"
+    before = containers.PNG_START + chunk(b"teSt", struct.pack(">II", 28, 28)) + header(7000) + pixels
+    assert is_small(containers.PNG_START + header(28) + pixels)
     assert not is_small(before)
 
 
