@@ -26,10 +26,8 @@ ALONE = 0.75  # of all ink, what it has at least: less than one of the stripes o
 HALF = 0.5  # of the greatest contrast: out of focus, strokes are as wide as they were where it has this
 BROAD = 0.2  # of the long side, how far from paper it is at most: less than a shadow or a sheet on a table
 BROAD_BESIDE = 0.22  # of its own size, where it does not span
-SOLID, SLIM = (
-    0.6,
-    2.2,
-)  # of its box, what it has at most, unless that is so many times as high as wide: sheets have more
+SOLID = 0.6  # of its box, what it has at most: sheets have more
+SLIM = 2.2  # times as high as wide, or as wide as high; a 1 so slim may fill its box
 DARK = 0.6  # of the greatest contrast, what it has on average: more than a shadow
 WIDEST, HIGHEST = 4, 16  # times as wide as high, as high as wide: beyond that there is no room for a digit, or a 1
 LOOKED_AT = 64  # pixels of the long side, on which that is decided
