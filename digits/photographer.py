@@ -23,6 +23,7 @@ from digits.workers import Progress, in_order
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
+Also = Literal["", "cut out", "marked"]  # what else happens to a photograph that is sent
 MARKED = 0.1  # share of the photographs to learn from in which the digit is ringed, underlined or bracketed
 ROOM = 0.7  # of its size, what a digit then has
 CUT_OUT = 0.12  # share of the photographs to learn from that are cut along their strokes
@@ -118,6 +119,12 @@ def _box_on_page(field: Field, placed: npt.NDArray[np.float64]) -> tuple[float, 
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
+def _box_of(ink: Floats) -> tuple[int, int, int, int]:
+    """Left, top, width, height of the strokes of a map (h, w); width and height are 0 where there are none."""
+    x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
+    return x, y, w, h
+
+
 def shoot(field: Field, rng: np.random.Generator, hardness: float, marked: bool = False) -> Shot:
     """Ink a field on some ground and take its picture.
 
@@ -176,7 +183,7 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float, marked: bool 
     if pen.grain > 0.05:
         alpha = alpha * np.clip(1 + np.float32(pen.grain) * scenery.fractal_noise(height, width, rng, 0.5), 0, 1)
     scenery.blend(picture, pen.colour, alpha)
-    x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
+    x, y, w, h = _box_of(ink)
     scenery.clutter(picture, (x, y, x + w, y + h), rng, hardness)
     camera.light(picture, rng, hardness)
     return Shot(camera.take(picture, rng, hardness, max(stroke, 1.3)), ink)
@@ -186,7 +193,7 @@ def cut_out(shot: Shot, rng: np.random.Generator) -> Shot:
     """A shot as people and programs cut it out: one to four sides along the strokes, with a little paper left, or none,
     or a little of the ink lost.
     """
-    x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
+    x, y, w, h = _box_of(shot.ink)
     height, width = shot.ink.shape
     if min(w, h) < 4:
         return shot
@@ -210,7 +217,7 @@ def sent_photograph(
     images: Bytes,
     labels: npt.NDArray[np.int64],
     hardness: tuple[float, float],
-    also: Literal["", "cut out", "marked"],
+    also: Also,
     segmenter: Segmenter | None,
     rng: np.random.Generator,
 ) -> tuple[bytes, imaging.Reading, int]:
@@ -226,7 +233,7 @@ def sent_photograph(
 
 def reference(ink: Floats) -> Bytes:
     """What perfect imaging would hand over: the strokes fitted to 20 × 20 and centred by mass in 28 × 28, uint8."""
-    x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
+    x, y, w, h = _box_of(ink)
     if w == 0:
         return np.zeros((28, 28), np.uint8)
     part, scale = ink[y : y + h, x : x + w], 20 / max(w, h)
@@ -353,7 +360,7 @@ class Strokes:
 def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
     shot = _to_learn_from(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))
     samples = [_reduced(shot)]
-    x, y, w, h = cv2.boundingRect((shot.ink > 0.2).astype(np.uint8))
+    x, y, w, h = _box_of(shot.ink)
     size = max(w, h)
     if 0 < size < SMALL * max(shot.ink.shape) and rng.random() < AGAIN:
         reach = size * rng.uniform(ROUND - 0.3, ROUND + 0.9) / 2

@@ -87,6 +87,13 @@ def line_of(off: Floats, half: float) -> Floats:
     return np.asarray(np.clip(np.float32(half + 0.5) - off, 0, min(1.0, 2 * half)), np.float32)
 
 
+def _by_hand(off: Floats, size: float, rng: np.random.Generator) -> Floats:
+    """How far each pixel is from a line, (h, w), if a hand draws it around something of that size."""
+    height, width = off.shape
+    wobble = smooth_field(height, width, rng, 6) - np.float32(0.5)
+    return np.asarray(np.abs(off + wobble * np.float32(size * rng.uniform(0.01, 0.08))), np.float32)
+
+
 def sheet_of(height: int, width: int, colour: npt.ArrayLike) -> Floats:
     """A plain ground of one colour (RGB in 0..1): (3, h, w)."""
     sheet = np.empty((3, height, width), np.float32)
@@ -260,7 +267,6 @@ def frame(
     """Put the digit's `box` in page pixels (left, top, right, bottom) into a field of a form, in place: one rectangle,
     printed or drawn by hand, at times with the `pen` (its RGB), or one of a row of them.
     """
-    height, width = picture.shape[1:]
     left, top, right, bottom = box
     size = max(right - left, bottom - top)
     margins = size * np.exp(rng.uniform(np.log(0.05), np.log(0.8), 4))
@@ -278,8 +284,7 @@ def frame(
         off = np.abs(outside + np.minimum(np.maximum(dx, dy), 0) - round_off)
     half = max(size * np.exp(rng.uniform(np.log(0.004), np.log(0.04))), 0.4)
     if by_hand:
-        wobble = smooth_field(height, width, rng, 6) - np.float32(0.5)
-        off = np.abs(off + wobble * np.float32(size * rng.uniform(0.01, 0.08)))
+        off = _by_hand(off, size, rng)
     tints = [[0.1, 0.1, 0.12], [0.5, 0.5, 0.5], [0.2, 0.3, 0.7], [0.8, 0.3, 0.25], [0.2, 0.5, 0.35], [0.85, 0.55, 0.2]]
     tint = pen if by_hand and rng.random() < 0.6 else tints[rng.integers(6)]
     blend(picture, tint, line_of(off, half) * np.float32(rng.uniform(0.3, 0.95)))
@@ -324,9 +329,8 @@ def mark(
             half = np.float32(rng.uniform(0.5, 0.95))
             sides = np.minimum(np.abs(angle), np.pi - np.abs(angle)) if rng.random() < 0.5 else np.abs(angle)
             off = np.where(sides < half, off, np.inf)
-    wobble = smooth_field(height, width, rng, 6) - np.float32(0.5)
-    off = np.abs(off + wobble * np.float32(size * rng.uniform(0.01, 0.08)))
+    off = _by_hand(off, size, rng)
     colours = [[0.8, 0.15, 0.15], [0.15, 0.25, 0.7], [0.1, 0.1, 0.12], [0.1, 0.5, 0.25]]
     colour = pen if rng.random() < 0.65 else colours[rng.integers(4)]
     half_width = max(stroke / 2 * np.exp(rng.normal(0, 0.25)), 0.6)
-    blend(picture, colour, line_of(np.asarray(off, np.float32), half_width) * np.float32(rng.uniform(0.6, 1)))
+    blend(picture, colour, line_of(off, half_width) * np.float32(rng.uniform(0.6, 1)))

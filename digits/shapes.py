@@ -119,21 +119,23 @@ def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape
 
     A 0 encloses nothing of a digit's size.
     """
-    filled = {
-        shape: [field for field in _fields(labels, shape) if _filled(field, shape, shapes)]
-        for shape in shapes
-        if min(shape.box[2:]) > FIELD and _encloses_one_of(shape, shapes)
-    }
-    frames = {shape for shape, found in filled.items() if found}
+    frames: set[Shape] = set()
+    sizes: list[int] = []
+    for shape in shapes:
+        if min(shape.box[2:]) <= FIELD or not _encloses_one_of(shape, shapes):
+            continue
+        fields = _fields(labels, shape)
+        filled = [field for field in fields if _holds(field, FRAMED * min(field[2:]), shape, shapes)]
+        sizes += [max(w, h) for _, _, w, h in filled]
+        ringed = not fields and _holds(shape.box, RINGED * shape.size, shape, shapes) and _is_ring(_mask(labels, shape))
+        if filled or ringed:
+            frames.add(shape)
     if not frames:
         return shapes
-    sizes = [max(field.box[2:]) for found in filled.values() for field in found if field.rectangular]
 
     def empty(shape: Shape) -> bool:
         like = any(LIKE * size < shape.size < size / LIKE for size in sizes)
-        return like and any(
-            field.rectangular and LIKE * shape.size < max(field.box[2:]) for field in _fields(labels, shape)
-        )
+        return like and any(LIKE * shape.size < max(w, h) for _, _, w, h in _fields(labels, shape))
 
     return [shape for shape in shapes if shape not in frames and not empty(shape)]
 
@@ -148,26 +150,23 @@ def _within(box: Box, around: Box) -> bool:
     return x <= a and y <= b and a + c <= x + w and b + d <= y + h
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """What a frame or a ring encloses, and how high or wide a digit in it has to be, in pixels."""
-
-    box: Box
-    least: float
-    rectangular: bool
+def _holds(field: Box, least: float, frame: Shape, shapes: list[Shape]) -> bool:
+    """Whether something of a digit's size, more than `least` pixels, is in it."""
+    return any(shape.size > least and _within(shape.box, field) for shape in shapes if shape is not frame)
 
 
-def _filled(field: _Field, frame: Shape, shapes: list[Shape]) -> bool:
-    """Whether something of a digit's size is in it."""
-    return any(shape.size > field.least and _within(shape.box, field.box) for shape in shapes if shape is not frame)
-
-
-def _fields(labels: NDArray[np.int32], shape: Shape) -> list[_Field]:
-    """The rectangular holes of a component, turned or not; or, if it is a ring, what is in that."""
+def _mask(labels: NDArray[np.int32], shape: Shape) -> NDArray[np.uint8]:
+    """One component in its box, 0 and 1."""
     x, y, w, h = shape.box
-    mask = (labels[y : y + h, x : x + w] == shape.labels[0]).astype(np.uint8)
+    return (labels[y : y + h, x : x + w] == shape.labels[0]).astype(np.uint8)
+
+
+def _fields(labels: NDArray[np.int32], shape: Shape) -> list[Box]:
+    """The rectangular holes of a component, turned or not: left, top, width, height of each."""
+    x, y, _, _ = shape.box
+    mask = _mask(labels, shape)
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    fields: list[_Field] = []
+    fields: list[Box] = []
     for outline, level in zip(outlines, levels[0], strict=True):
         _, (width, height), _ = cv2.minAreaRect(outline)
         if level[3] < 0 or min(width, height) < FIELD or cv2.contourArea(outline) < RECTANGULAR * width * height:
@@ -175,9 +174,7 @@ def _fields(labels: NDArray[np.int32], shape: Shape) -> list[_Field]:
         left, top, across, down = cv2.boundingRect(outline)
         inside = mask[top + down // 5 : top + down - down // 5, left + across // 5 : left + across - across // 5]
         if inside.mean() < HOLLOW:  # no stroke of a digit hangs on it
-            fields.append(_Field((x + left, y + top, across, down), FRAMED * min(across, down), rectangular=True))
-    if not fields and _is_ring(mask):
-        fields.append(_Field(shape.box, RINGED * max(w, h), rectangular=False))
+            fields.append((x + left, y + top, across, down))
     return fields
 
 

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from digits.imaging import ImageError, Reading
 from digits.ink import scaled
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
-from digits.photographer import sent_photograph
+from digits.photographer import Also, sent_photograph
 from digits.segmenter import Segmenter
 from digits.settings import cores
 from digits.thumbnails import grey
@@ -38,7 +37,6 @@ SEVERITIES = 5
 EASY, HARD, ANY = (0.0, 0.4), (0.6, 1.0), (0.0, 1.0)
 SEED = 20_000_003  # the report's pictures never change
 PREVIEW = 160  # pixels of an original's longer side
-Also = Literal["", "cut out", "marked"]
 PHOTOGRAPHS: dict[str, tuple[tuple[float, float], Also]] = {
     "photographs, easy": (EASY, ""),
     "photographs, hard": (HARD, ""),
@@ -49,7 +47,7 @@ OTHER_WRITERS = "other writers"
 NOT_DIGITS = {"no digit, kinds trained on": TRAINED_KINDS, "no digit, kinds never seen": HELD_OUT_KINDS}
 
 Images = NDArray[np.uint8]
-Original = Path | bytes | Images  # a file, its bytes, or a 28×28 picture
+Original = Path | bytes | Images  # a file, its bytes, or a grey picture of few pixels
 
 
 @dataclass(frozen=True)

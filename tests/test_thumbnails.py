@@ -91,10 +91,10 @@ def test_a_drawing_without_a_margin_is_refitted() -> None:
     assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 21
 
 
-def blurred(size: int, margin: int = 0) -> np.ndarray:
-    """A digit of few pixels, enlarged or not, which fills its picture but for a margin."""
+def blurred(size: int) -> np.ndarray:
+    """A digit of few pixels, enlarged or not, which fills its picture."""
     tight = cv2.resize(IMAGE[4:24, 6:22], (7, 8), interpolation=cv2.INTER_AREA)
-    return np.pad(cv2.resize(tight, (size * 7 // 8, size), interpolation=cv2.INTER_CUBIC), margin)
+    return cv2.resize(tight, (size * 7 // 8, size), interpolation=cv2.INTER_CUBIC)
 
 
 @pytest.mark.parametrize("size", [8, 16, 22, 32, 40])
