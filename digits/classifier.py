@@ -33,6 +33,10 @@ SIDE = 28
 ODDS = 0.27
 BAR = 0.083
 DISTANCE = 6.2
+# What of a photograph is held against the threshold, which is set on pictures of one candidate: powers of how far its
+# candidates agree, and of how likely the segmenter finds a digit in it, so that as many digits are refused as before.
+AGREEMENT = 0.15
+PRESENCE = 0.05
 LIKELIER = 0.5  # a digit that is less likely than all others together is not stood behind, however good its candidate
 SURE = 1e-6  # odds have to be finite, where int8 has rounded to 0 or 1
 SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
@@ -53,8 +57,9 @@ class Answer:
 
     `digit` is the best guess and `probability` its calibrated probability among the ten digits; `accepted` is false
     where the picture holds no digit that the model can stand behind. `chosen` is the index of the candidate used and
-    `score`, 0 to 1, what the threshold is held against; it is 0 where the reading alone says that there is no digit, or
-    the candidates agree on none.
+    `score`, 0 to 1, what the threshold is held against: how surely the chosen candidate is one digit, and this one; of
+    a photograph, how far all its candidates agree on that, and what a segmenter makes of the whole. It is 0 where the
+    reading alone says that there is no digit, or the candidates agree on none.
     """
 
     digit: int
@@ -152,7 +157,7 @@ class Classifier:
         surely this digit, the earlier one where two are.
         """
         rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 9: plain floats beat NumPy here
-        row = rows[0]
+        row, weights, total = rows[0], [1.0], 1.0
         if len(rows) > 1:
             weights = self._weights(reading, rows, singles)
             total = sum(weights)
@@ -163,6 +168,10 @@ class Classifier:
         chosen = supports.index(max(supports))
         usable = not reading.crowded and not reading.blank and probability >= LIKELIER
         score = supports[chosen] if usable else 0.0
+        if usable and reading.photograph:
+            # That one of many candidates looks like a digit is not enough: so do rims, folds and limbs of anything.
+            agreed = sum(map(mul, weights, supports)) / total
+            score = agreed**AGREEMENT * reading.present**PRESENCE
         return Answer(digit, probability, tuple(row), usable and score >= self.threshold, chosen, score)
 
     @staticmethod

@@ -51,7 +51,8 @@ class Reading:
     segmenter saw, unless it is like another, and a picture of few pixels as it is. `crowded`: there are several things
     as large as a digit. `blank`: there is no ink. `photograph`: it was looked at as one, so that edges, rulings and
     rims may be among the candidates. `apart`, k numbers from 0 to 1: how far each candidate is from what a segmenter
-    saw, as the mean difference of their pixels in full scales; empty where none looked, or saw nothing.
+    saw, as the mean difference of their pixels in full scales; empty where none looked, or saw nothing. `present`, from
+    0 to 1: how likely there is a digit, for what a segmenter saw of the picture as a whole; 1 where none looked.
     """
 
     images: Bytes
@@ -59,6 +60,7 @@ class Reading:
     blank: bool = False
     photograph: bool = False
     apart: tuple[float, ...] = ()
+    present: float = 1.0
 
     @property
     def seen(self) -> int:
@@ -111,8 +113,9 @@ def _both(photograph: Reading, small: Reading) -> Reading:
     return replace(photograph, images=np.stack((*photograph.images, *others)), apart=apart)
 
 
-def _with(reading: Reading, image: Bytes | None) -> Reading:
+def _with(reading: Reading, image: Bytes | None, present: float) -> Reading:
     """A reading with what a segmenter saw: one more candidate, unless it has one like it."""
+    reading = replace(reading, present=present)
     if image is None:
         return reading
     apart = tuple(_apart(image, other) for other in reading.images)
@@ -167,7 +170,7 @@ def _photograph(picture: Bytes, segmenter: Segmenter | None) -> Reading:
     reading = _reading(views)
     if segmenter is None or reading.blank:
         return reading
-    return _with(reading, segmenter.digit(picture, work if max(picture.shape) > LARGE else None))
+    return _with(reading, *segmenter.digit(picture, work if max(picture.shape) > LARGE else None))
 
 
 def _shadowed(view: _View, other: _View) -> bool:

@@ -1,5 +1,5 @@
-"""What is not one digit: letters, signs, words, several digits, scribbles, clothes, faces, textures, noise, blank
-pages; 28 × 28 as the model would get them.
+"""What is not one digit: letters, signs, words, several digits, scribbles, drawings, things, clothes, faces, textures,
+noise, blank pages; as the model would get them, or as they are sent.
 
 Digits go in (for the kinds that are made of them), pictures and the names of their kinds come out. What a person would
 read as one digit is kept away: letters that share a digit's shape are left out (see `handwriting.LETTERS` and
@@ -11,18 +11,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from digits import glyphs, imaging, patterns, silhouettes, sketches
+from digits import glyphs, imaging, objects, patterns, silhouettes, sketches
 from digits.handwriting import SIDE, Field, curve, field_of
 from digits.imaging import Reading
 from digits.pens import Pen, depth_of
 from digits.photographer import likeness, reads_as_bar_or_ring, reference, shoot
 from digits.scenery import Bytes, Floats
-from digits.segmenter import Segmenter
+from digits.segmenter import Segmenter, reduced
 from digits.workers import Progress, in_order
 
 Generator = np.random.Generator
@@ -40,9 +41,11 @@ _INKED: dict[str, Callable[[Generator], Field]] = {
     "scribbles": sketches.scribble,
     "curves": sketches.curves,
     "shapes": sketches.shape,
+    "drawings": sketches.drawing,
 }
 # Kinds in grey, shown as they are or taken for a picture by imaging.
 _GREY: dict[str, Callable[[Generator], Bytes]] = {
+    "things": objects.things,
     "clothes": silhouettes.clothes,
     "knitwear": silhouettes.knitwear,
     "faces": silhouettes.face,
@@ -60,11 +63,15 @@ _OF_DIGITS = ("several digits", "fragments", "scratched out", "empty pages")
 
 HELD_OUT_KINDS = ("Cyrillic letters", "knitwear", "flowers", "barcodes")
 TRAINED_KINDS = tuple(kind for kind in (*_INKED, *_GREY, *_OF_DIGITS) if kind not in HELD_OUT_KINDS)
+# What nothing has to be written in to be seen as a digit: the segmenter learns from these.
+UNWRITTEN_KINDS = tuple(kind for kind in TRAINED_KINDS if kind not in _OF_DIGITS[:3])
 # Letters, clothes, faces and several digits are what users send by mistake: they get a larger share than stripes do.
 _SHARES = {
     "handwritten letters": 4.0,
     "printed letters": 2.0,
     "several digits": 3.0,
+    "drawings": 4.0,
+    "things": 10.0,
     "clothes": 3.0,
     "faces": 2.0,
     "buildings": 2.0,
@@ -87,12 +94,17 @@ def _framed(grey: Floats, rng: Generator) -> Bytes:
     return image
 
 
-Seen = tuple[Bytes, Bytes]  # (28, 28), and the picture that it was seen in
+class Seen(NamedTuple):
+    """Something, as the network may be shown it."""
+
+    image: Bytes  # (28, 28)
+    picture: Bytes  # that it is in, of any size
+    plain: Bytes  # (28, 28), what it is by itself
 
 
-def _candidate(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
+def _candidate(picture: Bytes, plain: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
     images = imaging.interpret(picture, segmenter).images
-    return np.asarray(images[rng.integers(len(images))], np.uint8), picture
+    return Seen(np.asarray(images[rng.integers(len(images))], np.uint8), picture, plain)
 
 
 def _drawn(field: Field, rng: Generator) -> Floats:
@@ -107,24 +119,37 @@ def drawn_digit(field: Field, rng: Generator) -> Bytes:
 
 
 def _inked(field: Field, rng: Generator, segmenter: Segmenter | None) -> Seen:
-    route = rng.random()
+    route, ink = rng.random(), _drawn(field, rng)
+    plain = reference(ink)
     if route < 0.5:
-        return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, rng, segmenter)
-    image = _framed(_drawn(field, rng), rng)
-    if route >= 0.7:
-        return image, image
-    return _candidate(image if rng.random() < 0.7 else 255 - image, rng, segmenter)
+        return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, plain, rng, segmenter)
+    if route < 0.6:
+        large = np.rint(255 * ink).astype(np.uint8)
+        return _candidate(large if rng.random() < 0.3 else 255 - large, plain, rng, segmenter)
+    image = _framed(ink, rng)
+    if route >= 0.75:
+        return Seen(image, image, plain)
+    return _candidate(image if rng.random() < 0.7 else 255 - image, plain, rng, segmenter)
 
 
 def _grey(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
     route = rng.random()
     small = np.asarray(cv2.resize(picture, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+    if route < 0.35:
+        return Seen(small, small, small)
     if route < 0.5:
-        return small, small
-    if route < 0.75:
-        return _candidate(small, rng, segmenter)
+        return _candidate(small if rng.random() < 0.7 else 255 - small, small, rng, segmenter)
     large = picture if rng.random() < 0.7 else np.asarray(cv2.resize(picture, None, fx=2, fy=2), np.uint8)
-    return _candidate(large, rng, segmenter)
+    return _candidate(large if rng.random() < 0.5 else _tinted(large, rng), small, rng, segmenter)
+
+
+def _tinted(picture: Bytes, rng: Generator) -> Bytes:
+    """A grey picture (h, w) in two colours: (h, w, 3)."""
+    dark, light = sorted(rng.uniform(0, 255, (2, 3)), key=np.sum)
+    if rng.random() < 0.5:  # nearly white
+        light = 255 - 0.3 * rng.uniform(0, 255, 3)
+    share = (picture / np.float32(255))[..., None]
+    return np.asarray(dark + share * (light - dark), np.uint8)
 
 
 def _arranged(digits: list[Bytes], rng: Generator) -> Bytes:
@@ -176,14 +201,14 @@ def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segme
         else:
             square = _square(picture)
             shown = square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture
-            candidate, _ = _candidate(shown, rng, segmenter)
+            candidate = _candidate(shown, shown, rng, segmenter).image
         # Imaging may rightly have picked one of them, a digit over itself or beside a 1 may still be read: no outlier.
         if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.6:
-            return candidate, shown
+            return Seen(candidate, shown, candidate)
     corners = [images[i] for i in rng.integers(len(images), size=4)]
     square = np.vstack([np.hstack(corners[:2]), np.hstack(corners[2:])])
     small = np.asarray(cv2.resize(square, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
-    return small, small
+    return Seen(small, small, small)
 
 
 def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
@@ -241,10 +266,10 @@ def _make(kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generato
         return _several(images, labels, rng, segmenter)
     if kind == "fragments":
         fragment = _fragment(images, labels, rng)
-        return fragment, fragment
+        return Seen(fragment, fragment, fragment)
     if kind == "scratched out":
         return _scratched(images, rng, segmenter)
-    return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, rng, segmenter)
+    return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, np.zeros((28, 28), np.uint8), rng, segmenter)
 
 
 def _make_one(
@@ -253,32 +278,45 @@ def _make_one(
     kinds: tuple[str, ...],
     shares: npt.NDArray[np.float64],
     segmenter: Segmenter | None,
+    sent: bool,
     rng: Generator,
-) -> tuple[Bytes, Bytes, str]:
+) -> tuple[Seen, str]:
+    """Something of a kind that is no bar or ring: what the network is shown of it, or, if it is `sent`, the thing: what
+    imaging makes of that is then what is to be seen.
+    """
     kind = kinds[rng.choice(len(kinds), p=shares)]
     for _ in range(50):
-        image, picture = _make(kind, images, labels, rng, segmenter)
+        seen = _make(kind, images, labels, rng, segmenter)
         # Most of what imaging finds nothing in comes back black: a few of those are enough.
-        if (image.any() or rng.random() < 0.2) and not reads_as_bar_or_ring(image):
+        if (seen.image.any() or rng.random() < 0.2) and not reads_as_bar_or_ring(seen.plain if sent else seen.image):
             break
-    return image, picture, kind
+    return seen, kind
 
 
 def _read_one(
-    make: Callable[[Generator], tuple[Bytes, Bytes, str]], segmenter: Segmenter | None, rng: Generator
+    make: Callable[[Generator], tuple[Seen, str]], segmenter: Segmenter | None, rng: Generator
 ) -> tuple[Reading, str, bytes]:
-    _, picture, kind = make(rng)
-    return imaging.interpret(picture, segmenter), kind, hashlib.sha256(picture.tobytes()).digest()
+    seen, kind = make(rng)
+    return imaging.interpret(seen.picture, segmenter), kind, hashlib.sha256(seen.picture.tobytes()).digest()
+
+
+def _reduced_one(make: Callable[[Generator], tuple[Seen, str]], rng: Generator) -> Bytes:
+    seen, _ = make(rng)
+    return reduced(seen.picture)[0]
 
 
 def _maker(
-    images: Bytes, labels: npt.NDArray[np.int64], kinds: tuple[str, ...], segmenter: Segmenter | None
-) -> Callable[[Generator], tuple[Bytes, Bytes, str]]:
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    kinds: tuple[str, ...],
+    segmenter: Segmenter | None = None,
+    sent: bool = False,
+) -> Callable[[Generator], tuple[Seen, str]]:
     unknown = set(kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
     if unknown or not kinds:
         raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {sorted(TRAINED_KINDS + HELD_OUT_KINDS)}")
     shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
-    return partial(_make_one, images, labels, tuple(kinds), shares / shares.sum(), segmenter)
+    return partial(_make_one, images, labels, tuple(kinds), shares / shares.sum(), segmenter, sent)
 
 
 def make_outliers(
@@ -299,7 +337,23 @@ def make_outliers(
     pictures, whatever `workers` is.
     """
     made = list(in_order(_maker(images, labels, kinds, segmenter), count, seed, workers, progress))
-    return np.stack([image for image, _, _ in made]), [kind for *_, kind in made]
+    return np.stack([seen.image for seen, _ in made]), [kind for _, kind in made]
+
+
+def make_unwritten(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Bytes:
+    """Make pictures of UNWRITTEN_KINDS for a segmenter to find nothing in: uint8 (count, 3, SIDE, SIDE), as `reduced`
+    gives them. The same arguments give the same pictures, whatever `workers` is.
+    """
+    make = partial(_reduced_one, _maker(images, labels, UNWRITTEN_KINDS, sent=True))
+    return np.stack(list(in_order(make, count, seed, workers, progress)))
 
 
 def read_outliers(
@@ -316,9 +370,10 @@ def read_outliers(
     """Such pictures as a service is sent them, read back as it would: all candidates of each, each one's kind, and the
     sha256 of them all.
 
-    The pictures are the same ones whatever the segmenter.
+    What imaging makes of them is not looked at: that something has a part like a bar or a ring is no excuse. The
+    pictures are the same ones whatever the segmenter.
     """
-    read = partial(_read_one, _maker(images, labels, kinds, None), segmenter)
+    read = partial(_read_one, _maker(images, labels, kinds, sent=True), segmenter)
     made = list(in_order(read, count, seed, workers, progress))
     fingerprint = hashlib.sha256(b"".join(digest for *_, digest in made)).hexdigest()
     return [reading for reading, *_ in made], [kind for _, kind, _ in made], fingerprint

@@ -356,6 +356,11 @@ class Strokes:
     pictures: Bytes
     ink: Bytes
 
+    def and_none(self, pictures: Bytes) -> Strokes:
+        """These and pictures (m, 3, SIDE, SIDE) that have none."""
+        none = np.zeros((len(pictures), SIDE, SIDE), np.uint8)
+        return Strokes(np.concatenate((self.pictures, pictures)), np.concatenate((self.ink, none)))
+
 
 def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
     shot = _to_learn_from(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))

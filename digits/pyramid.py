@@ -1,7 +1,8 @@
 """The network of digits.segmenter: photographs whose strokes are known come in, its trained ONNX file goes out.
 
 A feature pyramid (Lin et al., arXiv:1612.03144): five times down to half the size, four times up again, where what was
-seen at that size is added; the last step gives four pixels at each place.
+seen at that size is added; the last step gives four pixels at each place. What is seen at the smallest size, of the
+picture as a whole, also says whether there is a digit at all.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Stage(nn.Sequential):
 
 
 class Pyramid(nn.Module):
-    """Pictures uint8 (n, 3, SIDE, SIDE) of Y, Cr and Cb in, logits (n, SIDE, SIDE) of "this is a stroke" out."""
+    """Pictures uint8 (n, 3, SIDE, SIDE) of Y, Cr and Cb in; logits (n, SIDE, SIDE) of "this is a stroke" and (n,) of
+    "there is a digit" out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,8 +53,11 @@ class Pyramid(nn.Module):
         )
         self.up = nn.ModuleList(Stage(width, width) for width in WIDTHS)
         self.output = nn.Conv2d(WIDTHS[0], 4, kernel_size=1)
+        self.present = nn.Sequential(
+            nn.Linear(2 * widths[-1], widths[-1]), nn.ReLU(inplace=True), nn.Linear(widths[-1], 1)
+        )
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         light, colour = torch.tensor_split(pictures.float(), (1,), dim=1)
         about = light.mean((2, 3), keepdim=True)
         spread = torch.sqrt((light - about).square().mean((2, 3), keepdim=True)) + 4
@@ -61,9 +66,10 @@ class Pyramid(nn.Module):
         for stage in self.down:
             seen.append(stage(seen[-1]))
         whole = seen.pop()
+        present = self.present(torch.cat((whole.mean((2, 3)), whole.amax((2, 3))), dim=1))[:, 0]
         for narrow, stage in zip(reversed(self.narrow), reversed(self.up), strict=True):
             whole = stage(F.interpolate(narrow(whole), scale_factor=2.0) + seen.pop())
-        return F.pixel_shuffle(self.output(whole), 2)[:, 0]
+        return F.pixel_shuffle(self.output(whole), 2)[:, 0], present
 
 
 def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progress: Progress | None = None) -> Pyramid:
@@ -88,9 +94,8 @@ def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progr
         negative = torch.cat((255 - batch[:, :1], batch[:, 1:]), dim=1)
         batch = torch.where((inverted < INVERTED).view(-1, 1, 1, 1), negative, batch)
         with precision(where):
-            logits = net(batch.contiguous(memory_format=torch.channels_last))
-        loss = 3 * F.binary_cross_entropy_with_logits(logits.float(), wanted)
-        loss = loss + 1 - _overlap(logits.float().sigmoid(), wanted).mean()
+            logits, present = net(batch.contiguous(memory_format=torch.channels_last))
+        loss = _loss(logits.float(), present.float(), wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -100,6 +105,14 @@ def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progr
     return net.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
+def _loss(logits: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
+    """Of the strokes where there are some, and of whether there are."""
+    some = wanted.amax((1, 2)) > 0
+    strokes = 3 * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((1, 2))
+    strokes = strokes + 1 - _overlap(logits.sigmoid(), wanted)
+    return (strokes * some).sum() / len(some) + F.binary_cross_entropy_with_logits(present, some.float())
+
+
 def _overlap(found: Tensor, wanted: Tensor) -> Tensor:
     """Twice what both have in common, of the sum of both: (n, h, w) each, 0..1, to (n,). Sørensen and Dice's."""
     common = (found * wanted).sum((1, 2))
@@ -107,20 +120,22 @@ def _overlap(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 class _Found(nn.Module):
-    """Pictures in, how likely each pixel is a stroke out."""
+    """Pictures in, how likely each pixel is a stroke, and how likely there is a digit, out."""
 
     def __init__(self, net: Pyramid) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return torch.sigmoid(self.net(pictures))
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        strokes, present = self.net(pictures)
+        return torch.sigmoid(strokes), torch.sigmoid(present)
 
 
 def to_onnx(net: Pyramid) -> bytes:
-    """What digits.segmenter loads: `pictures` uint8 (n, 3, SIDE, SIDE) in, `strokes` float32 (n, SIDE, SIDE) out."""
+    """What digits.segmenter loads: `pictures` uint8 (n, 3, SIDE, SIDE) in; `strokes` float32 (n, SIDE, SIDE) and
+    `present` float32 (n,) out."""
     example = torch.zeros((2, 3, SIDE, SIDE), dtype=torch.uint8)
-    return exported(_Found(net).eval(), example, "pictures", ["strokes"])
+    return exported(_Found(net).eval(), example, "pictures", ["strokes", "present"])
 
 
 def overlap(segmenter: Segmenter, strokes: Strokes) -> float:
@@ -128,6 +143,6 @@ def overlap(segmenter: Segmenter, strokes: Strokes) -> float:
     parts = []
     for start in range(0, len(strokes.pictures), BATCH):
         some = slice(start, start + BATCH)
-        found = torch.from_numpy((segmenter.found(strokes.pictures[some]) > SURE).astype(np.float32))
+        found = torch.from_numpy((segmenter.found(strokes.pictures[some])[0] > SURE).astype(np.float32))
         parts.append(_overlap(found, torch.from_numpy(strokes.ink[some]).float() / 255))
     return float(torch.cat(parts).mean())

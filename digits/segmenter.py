@@ -50,40 +50,48 @@ class Segmenter:
         self.sha256 = hashlib.sha256(model).hexdigest()
         try:
             self._session = session_of(model)
-            found = self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))
-            usable = found.shape == (1, SIDE, SIDE) and bool(np.isfinite(found).all())
+            found, present = self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))
+            shapes = found.shape, present.shape
+            usable = shapes == ((1, SIDE, SIDE), (1,)) and bool(np.isfinite(found).all() and np.isfinite(present).all())
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise ValueError(f"the segmenter can't be used: {' '.join(str(error).split())[:200]}") from error
         if not usable:
-            raise ValueError(f"the segmenter gives {found.shape}, expected finite numbers of (1, {SIDE}, {SIDE})")
+            raise ValueError(f"the segmenter gives {shapes}, expected finite numbers of (1, {SIDE}, {SIDE}) and (1,)")
 
     def __reduce__(self) -> tuple[type[Segmenter], tuple[bytes]]:
         return Segmenter, (self._model,)
 
-    def found(self, squares: Bytes) -> Floats:
-        """What the network says of pictures as `reduced` gives them, uint8 (n, 3, SIDE, SIDE): (n, SIDE, SIDE)."""
-        found: NDArray[np.float32] = self._session.run(["strokes"], {"pictures": squares})[0]
-        return found
+    def found(self, squares: Bytes) -> tuple[Floats, Floats]:
+        """What the network says of pictures as `reduced` gives them, uint8 (n, 3, SIDE, SIDE): how likely each pixel is
+        the digit's, (n, SIDE, SIDE), and how likely there is one, (n,)."""
+        strokes: NDArray[np.float32]
+        present: NDArray[np.float32]
+        strokes, present = self._session.run(["strokes", "present"], {"pictures": squares})
+        return strokes, present
 
-    def strokes(self, picture: Bytes) -> Floats:
-        """How likely each pixel is the digit's: float32 (h, w), 0..1, of the picture with its long side SIDE.
+    def look(self, picture: Bytes) -> tuple[Floats, float]:
+        """How likely each pixel is the digit's, float32 (h, w), 0..1, of the picture with its long side SIDE; and how
+        likely there is one.
 
         `picture` is uint8 (height, width) grey or (height, width, 3) RGB.
         """
         square, (height, width) = reduced(picture)
-        return self.found(square[None])[0, :height, :width]
+        strokes, present = self.found(square[None])
+        return strokes[0, :height, :width], float(present[0])
 
-    def digit(self, picture: Bytes, smaller: Bytes | None = None) -> Bytes | None:
-        """The digit of a picture as MNIST would have it, uint8 (28, 28); None where there are no strokes.
+    def digit(self, picture: Bytes, smaller: Bytes | None = None) -> tuple[Bytes | None, float]:
+        """The digit of a picture as MNIST would have it, uint8 (28, 28), or None where there are no strokes; and how
+        likely there is one.
 
         `smaller` is the same picture, reduced: enough for a first look, and quicker to reduce again.
         """
-        strokes = self.strokes(picture if smaller is None else smaller)
+        strokes, present = self.look(picture if smaller is None else smaller)
         found = _main(strokes)
         if found is not None and found.size < CLOSER * SIDE:
             scale = max(picture.shape[:2]) / max(strokes.shape)
-            found = _main(self.strokes(_around(found.box, scale, picture))) or found
-        return found.digit() if found else None
+            strokes, _ = self.look(_around(found.box, scale, picture))
+            found = _main(strokes) or found
+        return found.digit() if found else None, present
 
 
 @dataclass(frozen=True, slots=True, eq=False)

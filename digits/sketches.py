@@ -1,4 +1,4 @@
-"""Things a pen draws that are no digit: letters, words, scribbles, curves and shapes.
+"""Things a pen draws that are no digit: letters, words, scribbles, curves, shapes and drawings.
 
 A random generator goes in, a field to ink comes out.
 """
@@ -96,6 +96,33 @@ def shape(rng: np.random.Generator) -> Field:
     turn = rng.uniform(-0.5, 0.5)
     spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return field_of_strokes([s @ spin for s in strokes], rng)
+
+
+def drawing(rng: np.random.Generator) -> Field:
+    """Three to seven outlines, arcs and lines in and beside each other, half of them again on the other side: faces,
+    signs, tools."""
+    strokes: list[Stroke] = []
+    for part in range(rng.integers(3, 8)):
+        whole = part == 0
+        middle = rng.normal(5, 0.4, 2) if whole else rng.uniform(1, 9, 2)
+        size = rng.uniform(2, 5) if whole else rng.uniform(0.4, 3)
+        stroke = _outline(rng, size) + middle
+        strokes.append(stroke)
+        if not whole and rng.random() < 0.5:
+            strokes.append(stroke * [-1, 1] + [10, 0])
+    return field_of_strokes(strokes, rng)
+
+
+def _outline(rng: np.random.Generator, size: float) -> Stroke:
+    """An oval, a box, something with corners or bends, closed or open, of about that size, around 0."""
+    kind = rng.choice(["oval", "box", "corners", "bends", "line", "arc"])
+    if kind in ("oval", "box"):
+        across, down = size * np.exp(rng.normal(0, 0.25, 2))
+        return _oval(0, 0, across, down) if kind == "oval" else (_lines("00 20 22 02 00") - 1) * [across, down]
+    points = rng.normal(0, 0.7 * size, (2 if kind == "line" else rng.integers(3, 6), 2))
+    if kind in ("corners", "bends"):
+        points = np.concatenate([points, points[:1]])
+    return curve(points) if kind in ("bends", "arc") else points
 
 
 def glyph(characters: str, fonts: tuple[str, ...], rng: np.random.Generator) -> Field:

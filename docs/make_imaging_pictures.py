@@ -196,9 +196,9 @@ def main() -> None:
     segmenter = Classifier(Path(sys.argv[2])).segmenter if len(sys.argv) > 2 else None
     if segmenter:
         photo = desk(five)
-        digit = segmenter.digit(photo)
+        digit, _ = segmenter.digit(photo)
         assert digit is not None
-        seen = segmenter.strokes(photo), segmenter.strokes(photo[100:270, 140:310])
+        seen = segmenter.look(photo)[0], segmenter.look(photo[100:270, 140:310])[0]
         found = [(255 - 255 * strokes).astype(np.uint8) for strokes in seen]
         save("segmenter", photo, imaging.interpret(photo).images[0], *found, digit)
 

@@ -22,7 +22,7 @@ from digits import pyramid
 from digits.data import Data, Split, load
 from digits.fit import TrainingSet, choose_device
 from digits.imaging import Reading
-from digits.outliers import make_outliers, read_outliers
+from digits.outliers import make_outliers, make_unwritten, read_outliers
 from digits.photographer import Photographs, make_photographs, make_strokes
 from digits.segmenter import Segmenter
 from digits.settings import cores
@@ -37,7 +37,8 @@ CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
 ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
 MOST = 10_000  # photographs that it learns from, by 64 KiB each
-EPOCHS = 8  # of it
+UNWRITTEN = 3  # for so many of them there is one of no digit
+EPOCHS = 10  # of it
 FLOOR = 0.6  # an overlap below this is no help
 SEGMENTER_FILE = "segmenter.onnx"
 Arrays = dict[str, NDArray[np.generic]]
@@ -152,8 +153,11 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
 
     def make() -> Arrays:
         label = "photographs with known strokes"
-        learnt = _made(make_strokes, data.train, count, seed + 2, label)
         unseen = _made(make_strokes, data.validation, max(50, count // 10), seed + 3, label)
+        learnt = _made(make_strokes, data.train, count, seed + 2, label)
+        learnt = learnt.and_none(
+            _made(make_unwritten, data.train, count // UNWRITTEN, seed + 4, "pictures to find nothing in")
+        )
         with bar("segmenter", 0) as progress:
             net = pyramid.fit(learnt, epochs=EPOCHS, seed=seed, device=device, progress=progress)
         model = pyramid.to_onnx(net)
@@ -164,7 +168,7 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap)}
 
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
-    arrays = cached("segmenter", ("digits.pyramid",), facts, make)
+    arrays = cached("segmenter", ("digits.pyramid", "digits.outliers"), facts, make)
     return Trained(arrays["model"].tobytes(), float(arrays["overlap"]))
 
 
@@ -221,6 +225,7 @@ def read_outliers_of(
             "ends": np.cumsum([len(reading.images) for reading in readings]),
             "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
             "flags": np.array([(reading.crowded, reading.blank, reading.photograph) for reading in readings]),
+            "present": np.array([reading.present for reading in readings]),
             "kinds": np.array(names),
             "fingerprint": np.array(fingerprint),
         }
@@ -229,9 +234,10 @@ def read_outliers_of(
     arrays = cached("read outliers", ("digits.outliers",), facts, make)
     images = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
     apart = np.split(np.asarray(arrays["apart"], np.float64), arrays["ends"][:-1])
+    flags, presence = arrays["flags"].tolist(), arrays["present"].tolist()
     readings = [
-        Reading(candidates, crowded, blank, photograph, () if np.isnan(far).any() else tuple(far.tolist()))
-        for candidates, (crowded, blank, photograph), far in zip(images, arrays["flags"].tolist(), apart, strict=True)
+        Reading(candidates, crowded, blank, photograph, () if np.isnan(far).any() else tuple(far.tolist()), present)
+        for candidates, (crowded, blank, photograph), far, present in zip(images, flags, apart, presence, strict=True)
     ]
     return readings, [str(kind) for kind in arrays["kinds"]], str(arrays["fingerprint"])
 

@@ -35,7 +35,7 @@ def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], metada
 
 
 def tiny_segmenter(side: int = 128) -> bytes:
-    """Takes for strokes what is clearly darker than the picture as a whole."""
+    """Takes for strokes what is clearly darker than the picture as a whole, and sees a digit where there are some."""
     nodes = [
         helper.make_node("Cast", ["pictures"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("Gather", ["pixels", "first"], ["light"], axis=1),
@@ -43,10 +43,12 @@ def tiny_segmenter(side: int = 128) -> bytes:
         helper.make_node("Sub", ["mean", "light"], ["darker"]),
         helper.make_node("Sub", ["darker", "least"], ["clearly"]),
         helper.make_node("Sigmoid", ["clearly"], ["strokes"]),
+        helper.make_node("ReduceMax", ["strokes"], ["present"], axes=[1, 2], keepdims=0),
     ]
     constants = {"first": np.array(0, np.int64), "least": np.array(30, np.float32)}
     shape: tuple[str, list[str | int]] = ("pictures", ["n", 3, side, side])
-    return _built(nodes, constants, shape, {"strokes": ["n", side, side]}).SerializeToString()
+    results: dict[str, list[str | int]] = {"strokes": ["n", side, side], "present": ["n"]}
+    return _built(nodes, constants, shape, results).SerializeToString()
 
 
 def tiny_model(seed: int = 0, threshold: float = 0.5, **metadata: str) -> bytes:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from digits.classifier import BAR, DISTANCE, ODDS, Answer, Classifier, ModelError
+from digits.classifier import AGREEMENT, BAR, DISTANCE, ODDS, PRESENCE, Answer, Classifier, ModelError
 from digits.imaging import Reading
 from tests.models import batch_length, tiny_model, witness_model
 
@@ -102,6 +102,21 @@ def test_a_one_counts_less_in_a_photograph_where_every_edge_looks_like_it(classi
     assert surer.probability == pytest.approx(np.dot(weights, [0.99, 0.1 / 9]) / sum(weights), abs=1e-4)
     alone = decide(classifier, [row(1, 0.9)], [classifier.threshold / 0.89], photograph=True)
     assert (alone.digit, alone.accepted) == (1, True)  # that is no reason to refuse
+
+
+def test_a_photograph_is_accepted_where_its_candidates_agree_and_a_segmenter_finds_a_digit(
+    classifier: Classifier,
+) -> None:
+    digit, rim = (row(5, 0.99), 0.99), (row(5, 0.6), 0.02)
+    alone = decide(classifier, [digit[0]], [digit[1]], photograph=True)
+    assert alone.score == pytest.approx((0.99 * 0.99) ** AGREEMENT)
+    among = decide(classifier, [digit[0], rim[0]], [digit[1], rim[1]], photograph=True)
+    assert (among.digit, among.chosen) == (5, 0)
+    assert among.score < alone.score
+    doubted = decide(classifier, [digit[0]], [digit[1]], photograph=True, present=0.01)
+    assert doubted.score == pytest.approx(alone.score * 0.01**PRESENCE)
+    thumbnail = decide(classifier, [digit[0], rim[0]], [digit[1], rim[1]])
+    assert thumbnail.score == pytest.approx(0.99 * 0.99)
 
 
 def test_what_a_segmenter_sees_counts_more(classifier: Classifier) -> None:

@@ -8,7 +8,15 @@ import pytest
 
 from digits import glyphs
 from digits.handwriting import LETTERS, write_digit
-from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS, drawn_digit, make_outliers
+from digits.outliers import (
+    HELD_OUT_KINDS,
+    TRAINED_KINDS,
+    UNWRITTEN_KINDS,
+    drawn_digit,
+    make_outliers,
+    make_unwritten,
+    read_outliers,
+)
 from digits.photographer import likeness, reads_as_bar_or_ring
 
 LABELS = np.arange(40, dtype=np.int64) % 10
@@ -52,6 +60,20 @@ def test_the_same_seed_makes_the_same_outliers_and_another_makes_others() -> Non
 def test_a_longer_run_begins_as_a_shorter_one_does() -> None:
     longer, shorter = (make_outliers(IMAGES, LABELS, count, seed=3)[0] for count in (30, 10))
     np.testing.assert_array_equal(longer[:10], shorter)
+
+
+def test_pictures_to_find_nothing_in_are_the_same_for_the_same_seed_and_hold_no_digits() -> None:
+    first, again, other = (make_unwritten(IMAGES, LABELS, 12, seed=seed, workers=1) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert not {"several digits", "fragments", "scratched out"} & set(UNWRITTEN_KINDS)
+    assert set(UNWRITTEN_KINDS) < set(TRAINED_KINDS)
+
+
+def test_what_is_sent_is_not_chosen_by_what_imaging_makes_of_it() -> None:
+    readings, kinds, _ = read_outliers(IMAGES, LABELS, 40, seed=0, kinds=("things",), workers=1)
+    assert kinds == ["things"] * 40
+    assert any(reads_as_bar_or_ring(image) for reading in readings for image in reading.images)
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:

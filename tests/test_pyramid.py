@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from digits import pyramid
+from digits.metrics import auroc
+from digits.outliers import make_unwritten
 from digits.photographer import Strokes, make_strokes
 from digits.pyramid import Pyramid
 from digits.segmenter import SIDE, Segmenter
@@ -54,10 +56,23 @@ def test_training_teaches_it_what_strokes_are_and_tells_how_far_it_is(strokes: S
     assert pyramid.overlap(trained, unseen) > pyramid.overlap(untrained, unseen) + 0.15
 
 
+def test_it_learns_to_tell_pictures_with_a_digit_from_others(strokes: Strokes) -> None:
+    without = make_unwritten(IMAGES, LABELS, 64, seed=1, workers=1)
+    assert (without.dtype, without.shape) == (np.uint8, (64, 3, SIDE, SIDE))
+    both = strokes.and_none(without[:48])
+    assert len(both.pictures) == len(both.ink) == len(strokes.ink) + 48
+    assert not both.ink[-48:].any()
+    segmenter = Segmenter(pyramid.to_onnx(pyramid.fit(both, epochs=12, seed=0, device="cpu")))
+    unseen = make_strokes(IMAGES[::-1], LABELS[::-1], 40, seed=7, workers=1)
+    with_one, with_none = (segmenter.found(pictures)[1] for pictures in (unseen.pictures, without[48:]))
+    assert auroc(with_one, with_none) > 0.8
+    assert pyramid.overlap(segmenter, unseen) > 0.2
+
+
 def test_what_is_found_exactly_overlaps_wholly_and_what_is_missed_not_at_all(strokes: Strokes) -> None:
     class Known(Segmenter):
-        def found(self, squares: np.ndarray) -> np.ndarray:
-            return answers.pop(0)[: len(squares)]
+        def found(self, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return answers.pop(0)[: len(squares)], np.ones(len(squares), np.float32)
 
     solid = Strokes(strokes.pictures[:32], (strokes.ink[:32] > 128).astype(np.uint8) * 255)
     answers = [np.zeros((1, SIDE, SIDE), np.float32), solid.ink / np.float32(255), 1 - solid.ink / np.float32(255)]
@@ -71,6 +86,6 @@ def test_the_file_says_what_the_network_says(strokes: Strokes) -> None:
     segmenter = Segmenter(pyramid.to_onnx(net))
     picture = strokes.pictures[0]
     with torch.inference_mode():
-        expected = torch.sigmoid(net(torch.from_numpy(picture[None])))[0].numpy()
-    found = segmenter.found(picture[None])[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        expected = [torch.sigmoid(logits).numpy() for logits in net(torch.from_numpy(picture[None]))]
+    for found, wanted in zip(segmenter.found(picture[None]), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)

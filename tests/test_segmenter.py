@@ -60,7 +60,7 @@ def test_grey_pictures_look_like_coloured_ones_without_colour() -> None:
 
 
 def test_strokes_are_where_the_ink_is(segmenter: Segmenter) -> None:
-    strokes = segmenter.strokes(page(256, 192, ((40, 60), (150, 60))))
+    strokes, _ = segmenter.look(page(256, 192, ((40, 60), (150, 60))))
     assert strokes.shape == (128, 96)
     assert strokes[30, 30:70].min() > 0.5
     assert strokes[45:].max() < 0.5
@@ -68,8 +68,9 @@ def test_strokes_are_where_the_ink_is(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("size", [300, 120, 40])
 def test_a_digit_comes_out_as_mnist_has_it_however_small_it_is(segmenter: Segmenter, size: int) -> None:
-    image = segmenter.digit(seven(400, 400, 60, 50, size))
+    image, present = segmenter.digit(seven(400, 400, 60, 50, size))
     assert image is not None
+    assert present > 0.99
     assert (image.dtype, image.shape) == (np.uint8, (28, 28))
     _, _, width, height = cv2.boundingRect((image > 80).astype(np.uint8))
     assert 18 <= max(width, height) <= 21
@@ -81,10 +82,8 @@ def test_what_is_small_is_looked_at_twice_and_what_is_large_once(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[tuple[int, ...]] = []
-    strokes = Segmenter.strokes
-    monkeypatch.setattr(
-        Segmenter, "strokes", lambda self, picture: looked.append(picture.shape) or strokes(self, picture)
-    )
+    look = Segmenter.look
+    monkeypatch.setattr(Segmenter, "look", lambda self, picture: looked.append(picture.shape) or look(self, picture))
     segmenter.digit(seven(400, 400, 60, 50, 300))
     assert looked == [(400, 400, 3)]
     segmenter.digit(seven(400, 400, 300, 310, 60))
@@ -96,9 +95,9 @@ def test_the_first_look_at_a_large_picture_is_at_what_imaging_has_reduced_alread
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    strokes = Segmenter.strokes
+    look = Segmenter.look
     monkeypatch.setattr(
-        Segmenter, "strokes", lambda self, picture: looked.append(max(picture.shape)) or strokes(self, picture)
+        Segmenter, "look", lambda self, picture: looked.append(max(picture.shape)) or look(self, picture)
     )
     large = seven(LARGE + 200, LARGE, 100, 100, 200)
     few = interpret(large, segmenter).images
@@ -107,17 +106,17 @@ def test_the_first_look_at_a_large_picture_is_at_what_imaging_has_reduced_alread
     looked.clear()
     interpret(large[:LARGE], segmenter)
     assert looked[0] == LARGE
-    closest = max(np.corrcoef(image.ravel(), few[0].ravel())[0, 1] for image in [segmenter.digit(large)])
+    closest = max(np.corrcoef(image.ravel(), few[0].ravel())[0, 1] for image in segmenter.digit(large)[:1])
     assert closest > 0.9
 
 
 def test_specks_are_no_digit_and_do_not_belong_to_one(segmenter: Segmenter) -> None:
-    assert segmenter.digit(page(200, 200)) is None
-    assert segmenter.digit(page(200, 200, ((50, 50), (51, 50)), pen=1)) is None
+    assert segmenter.digit(page(200, 200))[0] is None
+    assert segmenter.digit(page(200, 200, ((50, 50), (51, 50)), pen=1))[0] is None
     clean = seven(400, 400, 60, 50, 300)
     dirty = clean.copy()
     dirty[380:390, 380:390] = 30
-    np.testing.assert_array_equal(segmenter.digit(dirty), segmenter.digit(clean))
+    np.testing.assert_array_equal(segmenter.digit(dirty)[0], segmenter.digit(clean)[0])
 
 
 def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segmenter: Segmenter) -> None:
@@ -125,14 +124,15 @@ def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segment
     assert len(interpret(plain, segmenter).images) == len(interpret(plain).images) == 1
 
     class Another(Segmenter):
-        def digit(self, *_: object) -> np.ndarray:
-            return np.full((28, 28), 90, np.uint8)
+        def digit(self, *_: object) -> tuple[np.ndarray, float]:
+            return np.full((28, 28), 90, np.uint8), 0.625
 
     more = interpret(plain, Another(tiny_segmenter()))
     assert (len(more.images), more.seen) == (2, 1)
     assert more.apart == (pytest.approx(np.abs(more.images[0] / 255 - 90 / 255).mean()), 0)
     np.testing.assert_array_equal(more.images[0], interpret(plain).images[0])
     assert (more.images[1] == 90).all()
+    assert (interpret(plain).present, more.present) == (1, 0.625)
 
 
 def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter) -> None:
@@ -142,8 +142,8 @@ def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter
     assert len(offered) > 1
 
     class Last(Segmenter):
-        def digit(self, *_: object) -> np.ndarray:
-            return offered[-1]
+        def digit(self, *_: object) -> tuple[np.ndarray, float]:
+            return offered[-1], 1.0
 
     reading = interpret(beside, Last(tiny_segmenter()))
     assert reading.seen == len(reading.images) - 1 == len(offered) - 1
@@ -153,10 +153,10 @@ def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter
 
 def test_a_photograph_of_few_pixels_reaches_it(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     reached = []
-    monkeypatch.setattr(Segmenter, "digit", lambda *_: reached.append(1))
+    monkeypatch.setattr(Segmenter, "digit", lambda *_: (reached.append(1), 0.5))
     small = cv2.resize(seven(300, 300, 60, 50, 180), (36, 36), interpolation=cv2.INTER_AREA)
     small = np.clip(small + np.random.default_rng(0).normal(0, 4, small.shape), 0, 255).astype(np.uint8)
-    interpret(small, segmenter)
+    assert interpret(small, segmenter).present == 0.5
     assert reached
 
 
@@ -182,7 +182,7 @@ def test_it_travels_in_the_model_file_and_to_other_processes(segmenter: Segmente
     for other in (carried.segmenter, pickle.loads(pickle.dumps(segmenter))):
         assert other is not None
         assert other.sha256 == segmenter.sha256
-        np.testing.assert_array_equal(other.strokes(picture), segmenter.strokes(picture))
+        np.testing.assert_array_equal(other.look(picture)[0], segmenter.look(picture)[0])
 
 
 @pytest.mark.parametrize(
