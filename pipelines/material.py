@@ -36,9 +36,9 @@ from pipelines.parameters import DataParameters
 CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
 ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
-MOST = 10_000  # photographs that it learns from, by 64 KiB each
+MOST = 12_000  # photographs that it learns from, by 64 KiB each
 UNWRITTEN = 3  # for so many of them there is one of no digit
-EPOCHS = 10  # of it
+EPOCHS = 12  # of it
 FLOOR = 0.6  # an overlap below this is no help
 SEGMENTER_FILE = "segmenter.onnx"
 Arrays = dict[str, NDArray[np.generic]]
