@@ -21,7 +21,7 @@ from digits import glyphs, imaging, objects, patterns, silhouettes, sketches
 from digits.handwriting import SIDE, Field, curve, field_of
 from digits.imaging import Reading
 from digits.pens import Pen, depth_of
-from digits.photographer import likeness, reads_as_bar_or_ring, reference, shoot
+from digits.photographer import likeness, looks_at, reads_as_bar_or_ring, reference, shoot
 from digits.scenery import Bytes, Floats
 from digits.segmenter import Segmenter, reduced
 from digits.workers import Progress, in_order
@@ -67,8 +67,8 @@ TRAINED_KINDS = tuple(kind for kind in (*_INKED, *_GREY, *_OF_DIGITS) if kind no
 UNWRITTEN_KINDS = tuple(kind for kind in TRAINED_KINDS if kind not in _OF_DIGITS[:3])
 # Letters, clothes, faces and several digits are what users send by mistake: they get a larger share than stripes do.
 _SHARES = {
-    "handwritten letters": 4.0,
-    "printed letters": 2.0,
+    "handwritten letters": 6.0,
+    "printed letters": 3.0,
     "several digits": 3.0,
     "drawings": 4.0,
     "things": 10.0,
@@ -300,9 +300,23 @@ def _read_one(
     return imaging.interpret(seen.picture, segmenter), kind, hashlib.sha256(seen.picture.tobytes()).digest()
 
 
-def _reduced_one(make: Callable[[Generator], tuple[Seen, str]], rng: Generator) -> Bytes:
-    seen, _ = make(rng)
-    return reduced(seen.picture)[0]
+def _unwritten_one(shares: npt.NDArray[np.float64], rng: Generator) -> list[Bytes]:
+    kind = UNWRITTEN_KINDS[rng.choice(len(shares), p=shares)]
+    if kind in _GREY:
+        picture = _GREY[kind](rng)
+        return [reduced(picture if rng.random() < 0.5 else _tinted(picture, rng))[0]]
+    field = _NOTHING
+    if kind in _INKED:
+        field = _INKED[kind](rng)
+        while reads_as_bar_or_ring(reference(_drawn(field, rng))):
+            field = _INKED[kind](rng)
+    # As digits are photographed, so that nothing but the digit makes the difference.
+    return [look for look, _ in looks_at(field, rng)]
+
+
+def _shares_of(kinds: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
+    return shares / shares.sum()
 
 
 def _maker(
@@ -315,8 +329,7 @@ def _maker(
     unknown = set(kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
     if unknown or not kinds:
         raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {sorted(TRAINED_KINDS + HELD_OUT_KINDS)}")
-    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
-    return partial(_make_one, images, labels, tuple(kinds), shares / shares.sum(), segmenter, sent)
+    return partial(_make_one, images, labels, tuple(kinds), _shares_of(kinds), segmenter, sent)
 
 
 def make_outliers(
@@ -340,20 +353,13 @@ def make_outliers(
     return np.stack([seen.image for seen, _ in made]), [kind for _, kind in made]
 
 
-def make_unwritten(
-    images: Bytes,
-    labels: npt.NDArray[np.int64],
-    count: int,
-    seed: int,
-    *,
-    workers: int = 2,
-    progress: Progress | None = None,
-) -> Bytes:
-    """Make pictures of UNWRITTEN_KINDS for a segmenter to find nothing in: uint8 (count, 3, SIDE, SIDE), as `reduced`
-    gives them. The same arguments give the same pictures, whatever `workers` is.
+def make_unwritten(count: int, seed: int, *, workers: int = 2, progress: Progress | None = None) -> Bytes:
+    """Make pictures of UNWRITTEN_KINDS for a segmenter to find nothing in: uint8 (n, 3, SIDE, SIDE), as `reduced` gives
+    them, count ≤ n, as what is small is often seen from closer too. The same arguments give the same pictures, whatever
+    `workers` is.
     """
-    make = partial(_reduced_one, _maker(images, labels, UNWRITTEN_KINDS, sent=True))
-    return np.stack(list(in_order(make, count, seed, workers, progress)))
+    make = partial(_unwritten_one, _shares_of(UNWRITTEN_KINDS))
+    return np.stack([look for looks in in_order(make, count, seed, workers, progress) for look in looks])
 
 
 def read_outliers(

@@ -297,7 +297,7 @@ def field_and_label(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random
     return handwriting.field_of(images[index]), label
 
 
-def _to_learn_from(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
+def shoot_to_learn_from(field: Field, rng: np.random.Generator, hardness: float) -> Shot:
     """A shot, of which some are marked and some are cut out."""
     shot = shoot(field, rng, hardness, marked=rng.random() < MARKED)
     return cut_out(shot, rng) if rng.random() < CUT_OUT else shot
@@ -313,7 +313,7 @@ def _photograph_one(
 ) -> tuple[Bytes, int, Bytes]:
     while True:
         field, label = field_and_label(images, labels, rng)
-        shot = _to_learn_from(field, rng, rng.uniform(*hardness))
+        shot = shoot_to_learn_from(field, rng, rng.uniform(*hardness))
         candidates = imaging.interpret(shot.picture, segmenter).images
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
@@ -363,7 +363,12 @@ class Strokes:
 
 
 def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
-    shot = _to_learn_from(field_and_label(images, labels, rng)[0], rng, rng.uniform(0, 1))
+    return looks_at(field_and_label(images, labels, rng)[0], rng)
+
+
+def looks_at(field: Field, rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
+    """A photograph of a field as `reduced` gives it, and its ink; where that is small, often from closer too."""
+    shot = shoot_to_learn_from(field, rng, rng.uniform(0, 1))
     samples = [_reduced(shot)]
     x, y, w, h = _box_of(shot.ink)
     size = max(w, h)

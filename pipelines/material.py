@@ -155,9 +155,9 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         label = "photographs with known strokes"
         unseen = _made(make_strokes, data.validation, max(50, count // 10), seed + 3, label)
         learnt = _made(make_strokes, data.train, count, seed + 2, label)
-        learnt = learnt.and_none(
-            _made(make_unwritten, data.train, count // UNWRITTEN, seed + 4, "pictures to find nothing in")
-        )
+        with bar("pictures to find nothing in", count // UNWRITTEN) as progress:
+            none = make_unwritten(count // UNWRITTEN, seed + 4, workers=cores(), progress=progress)
+        learnt = learnt.and_none(none)
         with bar("segmenter", 0) as progress:
             net = pyramid.fit(learnt, epochs=EPOCHS, seed=seed, device=device, progress=progress)
         model = pyramid.to_onnx(net)
