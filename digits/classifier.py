@@ -9,7 +9,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, log
 from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,12 +33,11 @@ SIDE = 28
 ODDS = 0.27
 BAR = 0.083
 DISTANCE = 6.2
-# What of a photograph is held against the threshold, which is set on pictures of one candidate: powers of how far its
-# candidates agree, and of how likely the segmenter finds a digit in it, so that as many digits are refused as before.
-AGREEMENT = 0.15
-PRESENCE = 0.05
+# Of a photograph counts how far its candidates agree, times this power of how likely a segmenter finds a digit in it.
+PRESENCE = 0.25
 LIKELIER = 0.5  # a digit that is less likely than all others together is not stood behind, however good its candidate
 SURE = 1e-6  # odds have to be finite, where int8 has rounded to 0 or 1
+PHOTOGRAPH_THRESHOLD = "photograph_threshold"  # the metadata's entry for what `threshold` is for other pictures
 SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
 
 
@@ -93,6 +92,9 @@ class Classifier:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.segmenter = self._its_segmenter(name)
         self.threshold = self._number("threshold", DEFAULT_THRESHOLD)
+        # A photograph is not as sure as a thumbnail of one candidate: one scale for both, so that one threshold serves.
+        of_photographs = self._number(PHOTOGRAPH_THRESHOLD, self.threshold)
+        self._scale = log(_inside(self.threshold)) / log(_inside(of_photographs))
         self.version = self.metadata.get("version") or self.metadata.get("run_id") or self.sha256[:12]
 
     def _check(self, name: str) -> None:
@@ -171,7 +173,7 @@ class Classifier:
         if usable and reading.photograph:
             # That one of many candidates looks like a digit is not enough: so do rims, folds and limbs of anything.
             agreed = sum(map(mul, weights, supports)) / total
-            score = agreed**AGREEMENT * reading.present**PRESENCE
+            score = (agreed * reading.present**PRESENCE) ** self._scale
         return Answer(digit, probability, tuple(row), usable and score >= self.threshold, chosen, score)
 
     @staticmethod
@@ -195,6 +197,10 @@ class Classifier:
             answers.append(self.decide(reading, probabilities[start:end], digitness[start:end]))
             start = end
         return answers
+
+
+def _inside(threshold: float) -> float:
+    return min(max(threshold, SURE), 1 - SURE)
 
 
 def _line(error: Exception) -> str:

@@ -50,7 +50,7 @@ def _lay(picture: Floats, rng: np.random.Generator, size: float, middle: Points)
         rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         surface += rim * (np.float32(rng.uniform(0, 1)) - surface)
     if rng.random() < 0.4:  # its shadow
-        beside = np.roll(mask, tuple(rng.integers(-8, 9, 2).tolist()), (0, 1))
+        beside = cv2.warpAffine(mask, np.hstack((np.eye(2), rng.uniform(-8, 8, (2, 1)))), (SIDE, SIDE))
         picture *= 1 - np.float32(rng.uniform(0.2, 0.6)) * cv2.GaussianBlur(beside, (0, 0), rng.uniform(1, 8))
     picture += mask * (surface - picture)
 
@@ -79,7 +79,7 @@ def _surface(rng: np.random.Generator, textured: bool) -> Floats:
 
 
 def _shape(rng: np.random.Generator, size: float, middle: Points) -> Floats:
-    """Where a thing is: (SIDE, SIDE), 1 inside, 0 outside, soft over a pixel."""
+    """Where a thing is: (SIDE, SIDE), 1 inside, 0 outside."""
     mask = np.zeros((SIDE, SIDE), np.uint8)
     centre, reach = middle * SIDE, size * SIDE / 2
     outline = _outline(rng)

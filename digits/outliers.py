@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -59,6 +60,8 @@ _GREY: dict[str, Callable[[Generator], Bytes]] = {
     "checkerboards": patterns.checkerboard,
     "barcodes": patterns.barcode,
 }
+TRIES = 50
+PICKED = 0.6  # as alike as this are a digit and what imaging makes of it
 _OF_DIGITS = ("several digits", "fragments", "scratched out", "empty pages")
 
 HELD_OUT_KINDS = ("Cyrillic letters", "knitwear", "flowers", "barcodes")
@@ -94,17 +97,17 @@ def _framed(grey: Floats, rng: Generator) -> Bytes:
     return image
 
 
-class Seen(NamedTuple):
-    """Something, as the network may be shown it."""
+class Thing(NamedTuple):
+    """Something that is no digit, or several: a picture of it, and the thing by itself as a thumbnail, (28, 28).
 
-    image: Bytes  # (28, 28)
-    picture: Bytes  # that it is in, of any size
-    plain: Bytes  # (28, 28), what it is by itself
+    `thumbnail`: the picture is one, too, and what the network is shown; else imaging is first. `digits`, each (28, 28):
+    what it is made of.
+    """
 
-
-def _candidate(picture: Bytes, plain: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
-    images = imaging.interpret(picture, segmenter).images
-    return Seen(np.asarray(images[rng.integers(len(images))], np.uint8), picture, plain)
+    picture: Bytes
+    plain: Bytes
+    thumbnail: bool = False
+    digits: tuple[Bytes, ...] = ()
 
 
 def _drawn(field: Field, rng: Generator) -> Floats:
@@ -118,29 +121,32 @@ def drawn_digit(field: Field, rng: Generator) -> Bytes:
     return reference(_drawn(field, rng))
 
 
-def _inked(field: Field, rng: Generator, segmenter: Segmenter | None) -> Seen:
+def _inked(field: Field, rng: Generator) -> Thing:
     route, ink = rng.random(), _drawn(field, rng)
     plain = reference(ink)
     if route < 0.5:
-        return _candidate(shoot(field, rng, rng.uniform(0, 0.8)).picture, plain, rng, segmenter)
+        return Thing(shoot(field, rng, rng.uniform(0, 0.8)).picture, plain)
     if route < 0.6:
         large = np.rint(255 * ink).astype(np.uint8)
-        return _candidate(large if rng.random() < 0.3 else 255 - large, plain, rng, segmenter)
+        return Thing(large if rng.random() < 0.3 else 255 - large, plain)
     image = _framed(ink, rng)
     if route >= 0.75:
-        return Seen(image, image, plain)
-    return _candidate(image if rng.random() < 0.7 else 255 - image, plain, rng, segmenter)
+        return Thing(image, plain, thumbnail=True)
+    return Thing(image if rng.random() < 0.7 else 255 - image, plain)
 
 
-def _grey(picture: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
-    route = rng.random()
-    small = np.asarray(cv2.resize(picture, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+def _grey(picture: Bytes, rng: Generator) -> Thing:
+    route, small = rng.random(), _small(picture)
     if route < 0.35:
-        return Seen(small, small, small)
+        return Thing(small, small, thumbnail=True)
     if route < 0.5:
-        return _candidate(small if rng.random() < 0.7 else 255 - small, small, rng, segmenter)
+        return Thing(small if rng.random() < 0.7 else 255 - small, small)
     large = picture if rng.random() < 0.7 else np.asarray(cv2.resize(picture, None, fx=2, fy=2), np.uint8)
-    return _candidate(large if rng.random() < 0.5 else _tinted(large, rng), small, rng, segmenter)
+    return Thing(large if rng.random() < 0.5 else _tinted(large, rng), small)
+
+
+def _small(picture: Bytes) -> Bytes:
+    return np.asarray(cv2.resize(picture, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _tinted(picture: Bytes, rng: Generator) -> Bytes:
@@ -185,33 +191,25 @@ def _square(picture: Bytes) -> Bytes:
     return np.pad(picture, ((top, side - height - top), (left, side - width - left)))
 
 
-def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None) -> Seen:
-    for _ in range(20):
-        chosen = rng.integers(len(images), size=rng.integers(2, 5))
-        if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
-            continue  # 1s alone are bars, whatever their number
+def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Thing:
+    chosen = rng.integers(len(images), size=rng.integers(2, 5))
+    if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
+        chosen = rng.integers(len(images), size=4)  # 1s alone are bars, whatever their number
+        first, second, third, fourth = (images[i] for i in chosen)
+        picture = np.vstack([np.hstack([first, second]), np.hstack([third, fourth])])
+    else:
         picture = _arranged([images[i] for i in chosen], rng)
-        route = rng.random()
-        if route < 0.5:
-            squeezed = picture if route < 0.2 else _square(picture)
-            image = np.asarray(cv2.resize(squeezed, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
-            candidate = shown = np.asarray(
-                np.clip(image.astype(np.float32) * (255 / max(int(image.max()), 1)), 0, 255), np.uint8
-            )
-        else:
-            square = _square(picture)
-            shown = square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture
-            candidate = _candidate(shown, shown, rng, segmenter).image
-        # Imaging may rightly have picked one of them, a digit over itself or beside a 1 may still be read: no outlier.
-        if max(float(likeness(candidate[None], reference(images[i] / np.float32(255)))[0]) for i in chosen) < 0.6:
-            return Seen(candidate, shown, candidate)
-    corners = [images[i] for i in rng.integers(len(images), size=4)]
-    square = np.vstack([np.hstack(corners[:2]), np.hstack(corners[2:])])
-    small = np.asarray(cv2.resize(square, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
-    return Seen(small, small, small)
+    square, route = _square(picture), rng.random()
+    squeezed = _small(picture if route < 0.2 else square).astype(np.float32)
+    small = np.rint(squeezed * (255 / max(float(squeezed.max()), 1))).astype(np.uint8)
+    digits = tuple(reference(images[i] / np.float32(255)) for i in chosen)
+    if route < 0.5:
+        return Thing(small, small, thumbnail=True, digits=digits)
+    sent = square if route < 0.6 else shoot(field_of(square), rng, rng.uniform(0, 0.6)).picture
+    return Thing(sent, small, digits=digits)
 
 
-def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Bytes:
+def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Thing:
     """Less than 45% of a digit's ink, cut off by the frame; not of 0, 1, 7 and 9, whose parts are digits too."""
     fit = np.flatnonzero(np.isin(labels, (2, 3, 4, 5, 6, 8)))
     digit = images[fit[rng.integers(len(fit))]] if len(fit) else images[rng.integers(len(images))]
@@ -227,10 +225,11 @@ def _fragment(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> B
         if rng.random() < 0.5
         else np.eye(3)[:2]
     )
-    return np.asarray(cv2.warpAffine(kept, push, (28, 28)), np.uint8)
+    part = np.asarray(cv2.warpAffine(kept, push, (28, 28)), np.uint8)
+    return Thing(part, part, thumbnail=True)
 
 
-def _scratched(images: Bytes, rng: Generator, segmenter: Segmenter | None) -> Seen:
+def _scratched(images: Bytes, rng: Generator) -> Thing:
     field = field_of(images[rng.integers(len(images))])
     left, top, width, height = field.box
     n = int(rng.integers(9, 22))
@@ -251,85 +250,95 @@ def _scratched(images: Bytes, rng: Generator, segmenter: Segmenter | None) -> Se
     both = Field(
         np.minimum(field.distance, scratch), np.asarray(edge, np.float32), (float(x), float(y), float(w), float(h))
     )
-    return _inked(both, rng, segmenter)
+    return _inked(both, rng)
 
 
 _NOTHING = Field(np.full((SIDE, SIDE), 1e3, np.float32), None, (20.0, 20.0, 100.0, 100.0))
 
 
-def _make(kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator, segmenter: Segmenter | None) -> Seen:
+def _make(kind: str, images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Thing:
     if kind in _INKED:
-        return _inked(_INKED[kind](rng), rng, segmenter)
+        return _inked(_INKED[kind](rng), rng)
     if kind in _GREY:
-        return _grey(_GREY[kind](rng), rng, segmenter)
+        return _grey(_GREY[kind](rng), rng)
     if kind == "several digits":
-        return _several(images, labels, rng, segmenter)
+        return _several(images, labels, rng)
     if kind == "fragments":
-        fragment = _fragment(images, labels, rng)
-        return Seen(fragment, fragment, fragment)
+        return _fragment(images, labels, rng)
     if kind == "scratched out":
-        return _scratched(images, rng, segmenter)
-    return _candidate(shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture, np.zeros((28, 28), np.uint8), rng, segmenter)
+        return _scratched(images, rng)
+    return Thing(_empty_page(rng), np.zeros((28, 28), np.uint8))
 
 
-def _make_one(
-    images: Bytes,
-    labels: npt.NDArray[np.int64],
-    kinds: tuple[str, ...],
-    shares: npt.NDArray[np.float64],
-    segmenter: Segmenter | None,
-    sent: bool,
-    rng: Generator,
-) -> tuple[Seen, str]:
-    """Something of a kind that is no bar or ring: what the network is shown of it, or, if it is `sent`, the thing: what
-    imaging makes of that is then what is to be seen.
-    """
-    kind = kinds[rng.choice(len(kinds), p=shares)]
-    for _ in range(50):
-        seen = _make(kind, images, labels, rng, segmenter)
-        # Most of what imaging finds nothing in comes back black: a few of those are enough.
-        if (seen.image.any() or rng.random() < 0.2) and not reads_as_bar_or_ring(seen.plain if sent else seen.image):
-            break
-    return seen, kind
+def _empty_page(rng: Generator) -> Bytes:
+    return shoot(_NOTHING, rng, rng.uniform(0.2, 1)).picture
 
 
-def _read_one(
-    make: Callable[[Generator], tuple[Seen, str]], segmenter: Segmenter | None, rng: Generator
-) -> tuple[Reading, str, bytes]:
-    seen, kind = make(rng)
-    return imaging.interpret(seen.picture, segmenter), kind, hashlib.sha256(seen.picture.tobytes()).digest()
+@dataclass(frozen=True)
+class _Source:
+    """Kinds, each with its share, and the digits (n, 28, 28) with labels (n,) that some of them are made of."""
+
+    images: Bytes
+    labels: npt.NDArray[np.int64]
+    kinds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        unknown = set(self.kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
+        if unknown or not self.kinds:
+            every = sorted(TRAINED_KINDS + HELD_OUT_KINDS)
+            raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {every}")
+
+    def shown(self, segmenter: Segmenter | None, rng: Generator) -> tuple[Bytes, str]:
+        """What the network may be shown of something, (28, 28), and its kind."""
+        kind = _any_of(self.kinds, rng)
+        for _ in range(TRIES):
+            thing = _make(kind, self.images, self.labels, rng)
+            image = thing.picture
+            if not thing.thumbnail:
+                candidates = imaging.interpret(thing.picture, segmenter).images
+                image = np.asarray(candidates[rng.integers(len(candidates))], np.uint8)
+            # Most of what imaging finds nothing in comes back black: a few of those are enough.
+            if (image.any() or rng.random() < 0.2) and _is_none(image, thing):
+                break
+        return image, kind
+
+    def read(self, segmenter: Segmenter | None, rng: Generator) -> tuple[Reading, str, bytes]:
+        """What a service makes of something that it is sent, its kind, and the picture's sha256."""
+        kind = _any_of(self.kinds, rng)
+        for _ in range(TRIES):
+            thing = _make(kind, self.images, self.labels, rng)
+            if _is_none(thing.plain, thing) and _is_none(255 - thing.plain, thing):
+                break
+        digest = hashlib.sha256(thing.picture.tobytes()).digest()
+        return imaging.interpret(thing.picture, segmenter), kind, digest
 
 
-def _unwritten_one(shares: npt.NDArray[np.float64], rng: Generator) -> list[Bytes]:
-    kind = UNWRITTEN_KINDS[rng.choice(len(shares), p=shares)]
+def _any_of(kinds: tuple[str, ...], rng: Generator) -> str:
+    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
+    return kinds[rng.choice(len(kinds), p=shares / shares.sum())]
+
+
+def _is_none(image: Bytes, thing: Thing) -> bool:
+    """Whether nobody would read a digit in it: no bar, no ring, and not one of the digits that the thing is made of, as
+    one over itself, beside a 1, or picked by imaging may be read."""
+    alike = (float(likeness(image[None], digit)[0]) for digit in thing.digits)
+    return not reads_as_bar_or_ring(image) and all(likely < PICKED for likely in alike)
+
+
+def _unwritten(rng: Generator) -> list[Bytes]:
+    kind = _any_of(UNWRITTEN_KINDS, rng)
     if kind in _GREY:
         picture = _GREY[kind](rng)
+        while reads_as_bar_or_ring(_small(picture)) or reads_as_bar_or_ring(255 - _small(picture)):
+            picture = _GREY[kind](rng)
         return [reduced(picture if rng.random() < 0.5 else _tinted(picture, rng))[0]]
-    field = _NOTHING
-    if kind in _INKED:
+    if kind not in _INKED:
+        return [reduced(_empty_page(rng))[0]]
+    field = _INKED[kind](rng)
+    while reads_as_bar_or_ring(reference(_drawn(field, rng))):
         field = _INKED[kind](rng)
-        while reads_as_bar_or_ring(reference(_drawn(field, rng))):
-            field = _INKED[kind](rng)
     # As digits are photographed, so that nothing but the digit makes the difference.
     return [look for look, _ in looks_at(field, rng)]
-
-
-def _shares_of(kinds: tuple[str, ...]) -> npt.NDArray[np.float64]:
-    shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
-    return shares / shares.sum()
-
-
-def _maker(
-    images: Bytes,
-    labels: npt.NDArray[np.int64],
-    kinds: tuple[str, ...],
-    segmenter: Segmenter | None = None,
-    sent: bool = False,
-) -> Callable[[Generator], tuple[Seen, str]]:
-    unknown = set(kinds) - set(TRAINED_KINDS) - set(HELD_OUT_KINDS)
-    if unknown or not kinds:
-        raise ValueError(f"unknown kinds {sorted(unknown)}: expected some of {sorted(TRAINED_KINDS + HELD_OUT_KINDS)}")
-    return partial(_make_one, images, labels, tuple(kinds), _shares_of(kinds), segmenter, sent)
 
 
 def make_outliers(
@@ -349,8 +358,9 @@ def make_outliers(
     (n, 28, 28) and `labels` (n,) are the digits that some kinds are made of. The same arguments give the same
     pictures, whatever `workers` is.
     """
-    made = list(in_order(_maker(images, labels, kinds, segmenter), count, seed, workers, progress))
-    return np.stack([seen.image for seen, _ in made]), [kind for _, kind in made]
+    show = partial(_Source(images, labels, kinds).shown, segmenter)
+    made = list(in_order(show, count, seed, workers, progress))
+    return np.stack([image for image, _ in made]), [kind for _, kind in made]
 
 
 def make_unwritten(count: int, seed: int, *, workers: int = 2, progress: Progress | None = None) -> Bytes:
@@ -358,8 +368,7 @@ def make_unwritten(count: int, seed: int, *, workers: int = 2, progress: Progres
     them, count ≤ n, as what is small is often seen from closer too. The same arguments give the same pictures, whatever
     `workers` is.
     """
-    make = partial(_unwritten_one, _shares_of(UNWRITTEN_KINDS))
-    return np.stack([look for looks in in_order(make, count, seed, workers, progress) for look in looks])
+    return np.stack([look for looks in in_order(_unwritten, count, seed, workers, progress) for look in looks])
 
 
 def read_outliers(
@@ -379,7 +388,7 @@ def read_outliers(
     What imaging makes of them is not looked at: that something has a part like a bar or a ring is no excuse. The
     pictures are the same ones whatever the segmenter.
     """
-    read = partial(_read_one, _maker(images, labels, kinds, sent=True), segmenter)
+    read = partial(_Source(images, labels, kinds).read, segmenter)
     made = list(in_order(read, count, seed, workers, progress))
     fingerprint = hashlib.sha256(b"".join(digest for *_, digest in made)).hexdigest()
     return [reading for reading, *_ in made], [kind for _, kind, _ in made], fingerprint

@@ -231,6 +231,31 @@ def sent_photograph(
     return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
 
 
+def _read_one(
+    images: Bytes, labels: npt.NDArray[np.int64], segmenter: Segmenter | None, rng: np.random.Generator
+) -> tuple[imaging.Reading, int]:
+    field, label = field_and_label(images, labels, rng)
+    return imaging.interpret(shoot_to_learn_from(field, rng, rng.uniform(0, 1)).picture, segmenter), label
+
+
+def read_photographs(
+    images: Bytes,
+    labels: npt.NDArray[np.int64],
+    count: int,
+    seed: int,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+    segmenter: Segmenter | None = None,
+) -> tuple[list[imaging.Reading], npt.NDArray[np.int64]]:
+    """Photographs like those to learn from, read as a service would: all candidates of each, and the labels (count,).
+
+    The same arguments give the same, whatever `workers` is.
+    """
+    made = list(in_order(partial(_read_one, images, labels, segmenter), count, seed, workers, progress))
+    return [reading for reading, _ in made], np.array([label for _, label in made], np.int64)
+
+
 def reference(ink: Floats) -> Bytes:
     """What perfect imaging would hand over: the strokes fitted to 20 × 20 and centred by mass in 28 × 28, uint8."""
     x, y, w, h = _box_of(ink)
@@ -355,11 +380,6 @@ class Strokes:
 
     pictures: Bytes
     ink: Bytes
-
-    def and_none(self, pictures: Bytes) -> Strokes:
-        """These and pictures (m, 3, SIDE, SIDE) that have none."""
-        none = np.zeros((len(pictures), SIDE, SIDE), np.uint8)
-        return Strokes(np.concatenate((self.pictures, pictures)), np.concatenate((self.ink, none)))
 
 
 def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:

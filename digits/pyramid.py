@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from digits.export import exported
 from digits.fit import choose_device, precision
 from digits.photographer import Strokes
+from digits.scenery import Bytes
 from digits.segmenter import SIDE, SURE, Segmenter
 from digits.workers import Progress
 
@@ -72,30 +74,47 @@ class Pyramid(nn.Module):
         return F.pixel_shuffle(self.output(whole), 2)[:, 0], present
 
 
-def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progress: Progress | None = None) -> Pyramid:
-    """Trains a network; the same seed, CPU, thread count and library versions give the same. In eval mode, on the
-    CPU. `progress` is called with (done, steps)."""
+def fit(
+    strokes: Strokes,
+    without: Bytes,
+    *,
+    epochs: int,
+    seed: int,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Pyramid:
+    """Trains a network on pictures with strokes and on some without a digit, uint8 (m, 3, SIDE, SIDE), m ≥ 0; the same
+    seed, CPU, thread count and library versions give the same. In eval mode, on the CPU. `progress` is called with
+    (done, steps)."""
     where = choose_device(device)
     torch.manual_seed(seed)
     net = Pyramid().to(where).to(memory_format=torch.channels_last)
-    pictures, ink = torch.from_numpy(strokes.pictures), torch.from_numpy(strokes.ink)
-    size = min(BATCH, len(pictures))
-    steps = epochs * (len(pictures) // size)
+    pictures, ink, none = (torch.from_numpy(part) for part in (strokes.pictures, strokes.ink, without))
+    count = len(pictures) + len(none)
+    size = min(BATCH, count)
+    steps = epochs * (count // size)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.15)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         if step % (steps // epochs) == 0:
-            rows = iter(torch.split(torch.randperm(len(pictures), generator=generator), size))
-        batch, wanted = pictures[mine := next(rows)].to(where), ink[mine].to(where).float() / 255
-        mirrored, inverted = torch.rand(2, len(batch), generator=generator).to(where)
-        batch = torch.where((mirrored < MIRRORED).view(-1, 1, 1, 1), batch.flip(3), batch)
-        wanted = torch.where((mirrored < MIRRORED).view(-1, 1, 1), wanted.flip(2), wanted)
+            rows = iter(torch.split(torch.randperm(count, generator=generator), size))
+        mine = next(rows)
+        some, others = mine[mine < len(pictures)], mine[mine >= len(pictures)] - len(pictures)
+        batch = torch.cat((pictures[some], none[others])).to(where)
+        wanted = ink[some].to(where).float() / 255
+        chance, inverted = torch.rand(2, len(batch), generator=generator).to(where)
+        mirrored = chance < MIRRORED
+        batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
+        wanted = torch.where(mirrored[: len(some)].view(-1, 1, 1), wanted.flip(2), wanted)
         negative = torch.cat((255 - batch[:, :1], batch[:, 1:]), dim=1)
         batch = torch.where((inverted < INVERTED).view(-1, 1, 1, 1), negative, batch)
         with precision(where):
             logits, present = net(batch.contiguous(memory_format=torch.channels_last))
-        loss = _loss(logits.float(), present.float(), wanted)
+        loss = _loss_of_strokes(logits.float()[: len(some)], wanted) * len(some) / len(batch)
+        # A mirrored E may be a 3, a mirrored 3 none: of these only the strokes are learnt.
+        right, is_one = ~mirrored, (torch.arange(len(batch), device=where) < len(some)).float()
+        loss = loss + F.binary_cross_entropy_with_logits(present.float(), is_one, right.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -105,12 +124,10 @@ def fit(strokes: Strokes, *, epochs: int, seed: int, device: str = "auto", progr
     return net.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
-def _loss(logits: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
-    """Of the strokes where there are some, and of whether there are."""
-    some = wanted.amax((1, 2)) > 0
-    strokes = 3 * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((1, 2))
-    strokes = strokes + 1 - _overlap(logits.sigmoid(), wanted)
-    return (strokes * some).sum() / len(some) + F.binary_cross_entropy_with_logits(present, some.float())
+def _loss_of_strokes(logits: Tensor, wanted: Tensor) -> Tensor:
+    if not len(wanted):
+        return logits.sum()
+    return 3 * F.binary_cross_entropy_with_logits(logits, wanted) + 1 - _overlap(logits.sigmoid(), wanted).mean()
 
 
 def _overlap(found: Tensor, wanted: Tensor) -> Tensor:
@@ -136,6 +153,12 @@ def to_onnx(net: Pyramid) -> bytes:
     `present` float32 (n,) out."""
     example = torch.zeros((2, 3, SIDE, SIDE), dtype=torch.uint8)
     return exported(_Found(net).eval(), example, "pictures", ["strokes", "present"])
+
+
+def presence(segmenter: Segmenter, pictures: Bytes) -> NDArray[np.float32]:
+    """How likely it finds a digit in each of these (n, 3, SIDE, SIDE): (n,)."""
+    starts = range(0, len(pictures), BATCH)
+    return np.concatenate([segmenter.found(pictures[start : start + BATCH])[1] for start in starts])
 
 
 def overlap(segmenter: Segmenter, strokes: Strokes) -> float:

@@ -17,6 +17,7 @@ from digits.ink import Bytes, Floats
 from digits.runtime import session_of
 from digits.thumbnails import fit, stroke_of
 
+OUTPUTS = ("strokes", "present")
 SIDE = 128  # the network looks at squares of this size
 CLOSER = 0.47  # a digit that takes less of the picture is looked at again, alone
 ROUND = 1.7  # how far around it, in its own size
@@ -50,13 +51,16 @@ class Segmenter:
         self.sha256 = hashlib.sha256(model).hexdigest()
         try:
             self._session = session_of(model)
+            # Before 2026-11-29 there were strokes alone.
+            self._outputs = [output.name for output in self._session.get_outputs() if output.name in OUTPUTS]
             found, present = self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))
             shapes = found.shape, present.shape
-            usable = shapes == ((1, SIDE, SIDE), (1,)) and bool(np.isfinite(found).all() and np.isfinite(present).all())
+            numbers = bool(np.isfinite(found).all() and (present >= 0).all() and (present <= 1).all())
+            usable = shapes == ((1, SIDE, SIDE), (1,)) and numbers
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise ValueError(f"the segmenter can't be used: {' '.join(str(error).split())[:200]}") from error
         if not usable:
-            raise ValueError(f"the segmenter gives {shapes}, expected finite numbers of (1, {SIDE}, {SIDE}) and (1,)")
+            raise ValueError(f"the segmenter gives {shapes}, expected numbers of (1, {SIDE}, {SIDE}) and (1,), 0 to 1")
 
     def __reduce__(self) -> tuple[type[Segmenter], tuple[bytes]]:
         return Segmenter, (self._model,)
@@ -65,9 +69,8 @@ class Segmenter:
         """What the network says of pictures as `reduced` gives them, uint8 (n, 3, SIDE, SIDE): how likely each pixel is
         the digit's, (n, SIDE, SIDE), and how likely there is one, (n,)."""
         strokes: NDArray[np.float32]
-        present: NDArray[np.float32]
-        strokes, present = self._session.run(["strokes", "present"], {"pictures": squares})
-        return strokes, present
+        strokes, *present = self._session.run(self._outputs, {"pictures": squares})
+        return strokes, present[0] if present else np.ones(len(squares), np.float32)
 
     def look(self, picture: Bytes) -> tuple[Floats, float]:
         """How likely each pixel is the digit's, float32 (h, w), 0..1, of the picture with its long side SIDE; and how

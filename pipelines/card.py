@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mlflow import MlflowClient
@@ -53,9 +54,13 @@ def write(training_run: str, report_run: str | None) -> str:
 
 
 def _segmenter(metrics: dict[str, float]) -> list[str]:
-    overlap = metrics.get("segmenter_overlap")
-    words = "A second, small network finds strokes in photographs, which it has learnt from synthetic ones"
-    return [] if overlap is None else [f"{words} (overlap with the true strokes {overlap:.2f})."]
+    overlap, area = metrics.get("segmenter_overlap"), metrics.get("segmenter_auroc", math.nan)
+    if overlap is None:
+        return []
+    return [
+        "A second, small network finds strokes in photographs and tells whether there is a digit at all, which it has "
+        f"learnt from synthetic ones (overlap with the true strokes {overlap:.2f}, AUROC {area:.3f})."
+    ]
 
 
 def _results(report_run: str | None) -> str:

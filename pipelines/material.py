@@ -22,8 +22,9 @@ from digits import pyramid
 from digits.data import Data, Split, load
 from digits.fit import TrainingSet, choose_device
 from digits.imaging import Reading
+from digits.metrics import auroc
 from digits.outliers import make_outliers, make_unwritten, read_outliers
-from digits.photographer import Photographs, make_photographs, make_strokes
+from digits.photographer import Photographs, make_photographs, make_strokes, read_photographs
 from digits.segmenter import Segmenter
 from digits.settings import cores
 from pipelines import own, provenance
@@ -47,10 +48,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained segmenter, an ONNX file; `overlap`: how well it finds the strokes of validation photographs, 0..1."""
+    """A trained segmenter, an ONNX file; `overlap`: how well it finds the strokes of validation photographs, 0..1;
+    `auroc`: how well it tells these from pictures of no digit."""
 
     model: bytes
     overlap: float
+    auroc: float
 
     @property
     def sha256(self) -> str:
@@ -58,13 +61,22 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Validation photographs as a service reads them, and the digit in each, (n,)."""
+
+    readings: list[Reading]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Material:
-    """`validation_photographs` is None where no photographs were asked for, `segmenter` where few were."""
+    """`validation_photographs` and `sent` are None where no photographs were asked for, `segmenter` where few were."""
 
     train: TrainingSet
     validation: Split
     validation_photographs: Split | None
     segmenter: Trained | None = None
+    sent: Sent | None = None
 
 
 def load_data(parameters: DataParameters) -> Data:
@@ -123,16 +135,16 @@ def prepare(
     if extra and segmenter:
         extra = seen_by(segmenter, extra)
     photographed = own.joined(taken.digits if taken else None, extra)
-    return Material(
-        TrainingSet(data.train, photographed, none), data.validation, chosen_on.digits if chosen_on else None, trained
-    )
+    sent = sent_of(data.validation, held_out // 2, seed + 5, segmenter) if photographs else None
+    validation_photographs = chosen_on.digits if chosen_on else None
+    return Material(TrainingSet(data.train, photographed, none), data.validation, validation_photographs, trained, sent)
 
 
 def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained | None:
     """The segmenter of a job: trained once, and kept in its folder for whatever else the job does."""
     file = job.folder / SEGMENTER_FILE
 
-    def make() -> float | None:
+    def make() -> list[float] | None:
         if parameters.photographs < ENOUGH:
             return None
         count = min(parameters.photographs // 2, MOST)
@@ -140,12 +152,13 @@ def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained |
         if not trained.overlap >= FLOOR:
             print(f"  WARNING: the segmenter finds too little (overlap {trained.overlap:.2f}) and is left out")
             return None
-        print(f"  the segmenter finds the strokes of validation photographs, overlap {trained.overlap:.2f}")
+        told = f"overlap {trained.overlap:.2f}, and tells whether there is a digit, AUROC {trained.auroc:.3f}"
+        print(f"  the segmenter finds the strokes of validation photographs, {told}")
         write(file, trained.model)
-        return trained.overlap
+        return [trained.overlap, trained.auroc]
 
-    overlap = job.step("segmenter overlap", make)
-    return None if overlap is None else Trained(file.read_bytes(), overlap)
+    worth = job.step("segmenter", make)
+    return None if worth is None else Trained(file.read_bytes(), *worth)
 
 
 def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
@@ -153,23 +166,31 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
 
     def make() -> Arrays:
         label = "photographs with known strokes"
-        unseen = _made(make_strokes, data.validation, max(50, count // 10), seed + 3, label)
+        tested = max(50, count // 10)
+        unseen = _made(make_strokes, data.validation, tested, seed + 3, label)
         learnt = _made(make_strokes, data.train, count, seed + 2, label)
-        with bar("pictures to find nothing in", count // UNWRITTEN) as progress:
-            none = make_unwritten(count // UNWRITTEN, seed + 4, workers=cores(), progress=progress)
-        learnt = learnt.and_none(none)
+        none, unseen_none = (
+            _made_unwritten(number // UNWRITTEN, seed + more) for number, more in ((count, 4), (tested, 6))
+        )
         with bar("segmenter", 0) as progress:
-            net = pyramid.fit(learnt, epochs=EPOCHS, seed=seed, device=device, progress=progress)
+            net = pyramid.fit(learnt, none, epochs=EPOCHS, seed=seed, device=device, progress=progress)
         model = pyramid.to_onnx(net)
         try:
-            overlap = pyramid.overlap(Segmenter(model), unseen)
+            segmenter = Segmenter(model)
+            overlap = pyramid.overlap(segmenter, unseen)
+            area = auroc(*(pyramid.presence(segmenter, pictures) for pictures in (unseen.pictures, unseen_none)))
         except ValueError:  # no finite numbers
-            overlap = 0.0
-        return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap)}
+            overlap = area = 0.0
+        return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap), "auroc": np.array(area)}
 
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
     arrays = cached("segmenter", ("digits.pyramid", "digits.outliers"), facts, make)
-    return Trained(arrays["model"].tobytes(), float(arrays["overlap"]))
+    return Trained(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
+
+
+def _made_unwritten(count: int, seed: int) -> NDArray[np.uint8]:
+    with bar("pictures to find nothing in", count) as progress:
+        return make_unwritten(count, seed, workers=cores(), progress=progress)
 
 
 def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None) -> Photographs:
@@ -185,6 +206,19 @@ def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: 
     images, labels, beside = (arrays[name] for name in ("images", "labels", "beside"))
     split = Split(np.asarray(images, np.uint8), np.asarray(labels, np.int64))
     return Photographs(split, np.asarray(beside, np.uint8))
+
+
+def sent_of(digits: Split, count: int, seed: int, segmenter: Segmenter | None) -> Sent:
+    """Photographs of these digits as a service reads them, to set a threshold on."""
+
+    def make() -> Arrays:
+        label = "photographs to set the threshold on"
+        readings, labels = _made(read_photographs, digits, count, seed, label, segmenter=segmenter)
+        return {**_packed(readings), "labels": labels}
+
+    facts = [fingerprint(digits), count, seed, named_by(segmenter)]
+    arrays = cached("read photographs", ("digits.photographer",), facts, make)
+    return Sent(_unpacked(arrays), np.asarray(arrays["labels"], np.int64))
 
 
 def seen_by(segmenter: Segmenter, extra: Own) -> Own:
@@ -220,26 +254,31 @@ def read_outliers_of(
         readings, names, fingerprint = _made(
             read_outliers, digits, count, seed, label, kinds=kinds, segmenter=segmenter
         )
-        return {
-            "images": np.concatenate([reading.images for reading in readings]),
-            "ends": np.cumsum([len(reading.images) for reading in readings]),
-            "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
-            "flags": np.array([(reading.crowded, reading.blank, reading.photograph) for reading in readings]),
-            "present": np.array([reading.present for reading in readings]),
-            "kinds": np.array(names),
-            "fingerprint": np.array(fingerprint),
-        }
+        return {**_packed(readings), "kinds": np.array(names), "fingerprint": np.array(fingerprint)}
 
     facts = [fingerprint(digits), count, seed, named_by(segmenter), *kinds]
     arrays = cached("read outliers", ("digits.outliers",), facts, make)
+    return _unpacked(arrays), [str(kind) for kind in arrays["kinds"]], str(arrays["fingerprint"])
+
+
+def _packed(readings: list[Reading]) -> Arrays:
+    return {
+        "images": np.concatenate([reading.images for reading in readings]),
+        "ends": np.cumsum([len(reading.images) for reading in readings]),
+        "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
+        "flags": np.array([(reading.crowded, reading.blank, reading.photograph) for reading in readings]),
+        "present": np.array([reading.present for reading in readings]),
+    }
+
+
+def _unpacked(arrays: Arrays) -> list[Reading]:
     images = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
     apart = np.split(np.asarray(arrays["apart"], np.float64), arrays["ends"][:-1])
     flags, presence = arrays["flags"].tolist(), arrays["present"].tolist()
-    readings = [
+    return [
         Reading(candidates, crowded, blank, photograph, () if np.isnan(far).any() else tuple(far.tolist()), present)
         for candidates, (crowded, blank, photograph), far, present in zip(images, flags, apart, presence, strict=True)
     ]
-    return readings, [str(kind) for kind in arrays["kinds"]], str(arrays["fingerprint"])
 
 
 def _made(make: Callable[..., T], digits: Split, count: int, seed: int, label: str, **more: Any) -> T:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from digits import export
-from digits.classifier import carrying
+from digits.classifier import PHOTOGRAPH_THRESHOLD, Classifier, carrying
 from digits.data import Data, Split
 from digits.fit import EpochReport, Recipe, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
@@ -29,12 +29,13 @@ from pipelines import logbook, own, pictures, provenance, ranks, registry, track
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
-from pipelines.material import SEGMENTER_FILE, Material, load_data, load_own, named, prepare, segmenter_for
+from pipelines.material import SEGMENTER_FILE, Material, Sent, load_data, load_own, named, prepare, segmenter_for
 from pipelines.own import Own
 from pipelines.parameters import Main, Train
 from pipelines.tune import base_recipe
 
 REFUSED = 0.015  # of the validation digits that are read rightly; the promise is 2%
+REFUSED_PHOTOGRAPHS = 0.05  # likewise, of photographs as hard as any: of those that phones take it is 1 or 2%
 CALIBRATION_PICTURES = (768, 1_536, 3_072, 384)  # how many set int8's scales, in the order in which that is tried
 FACTORISING_PICTURES = 7_500
 # What int8 may cost: shares of the digits, of the photographs, of all that is accepted; or one picture of them.
@@ -226,7 +227,20 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
     if material.segmenter:
         metadata |= carrying(material.segmenter.model)
         facts["segmenter_overlap"] = material.segmenter.overlap
+        facts["segmenter_auroc"] = material.segmenter.auroc
+    if material.sent:
+        limit = threshold_of_photographs(export.with_metadata(chosen, metadata), material.sent)
+        facts[PHOTOGRAPH_THRESHOLD] = limit
+        metadata[PHOTOGRAPH_THRESHOLD] = f"{limit:.6f}"
     return Built(export.with_metadata(chosen, metadata), facts)
+
+
+def threshold_of_photographs(model: bytes, sent: Sent) -> float:
+    """What refuses REFUSED_PHOTOGRAPHS of these photographs, among those whose digit is read rightly. The model's
+    metadata have no such threshold yet."""
+    answers = Classifier(model).classify(sent.readings)
+    scores = [answer.score for answer, label in zip(answers, sent.labels, strict=True) if answer.digit == label]
+    return math.floor(1e6 * threshold_for(np.array(scores), REFUSED_PHOTOGRAPHS)) / 1e6 if scores else 0.0
 
 
 def check_agreement(exported: tuple[Any, Any], original: tuple[Any, Any]) -> None:

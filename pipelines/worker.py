@@ -48,7 +48,7 @@ def segmenter_of(facts: dict[str, Any]) -> Trained | None:
     """The study's own segmenter: one that this machine had trained would see other candidates. Raises UserError."""
     if facts["segmenter"] is None:
         return None
-    trained = Trained(tracking.read(facts["run"], f"weights/{SEGMENTER_FILE}"), 0.0)
+    trained = Trained(tracking.read(facts["run"], f"weights/{SEGMENTER_FILE}"), 0.0, 0.0)
     if trained.sha256 != facts["segmenter"]:
         raise UserError("the study's segmenter is not the one that it was started with; start another study")
     return trained

@@ -87,7 +87,9 @@ def test_the_lightest_form_that_may_be_served_is(
 def test_the_segmenter_travels_with_the_model(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "affordable", lambda *_: True)
     monkeypatch.setattr(train, "FACTORISING_PICTURES", 200)
-    built = build(DigitNet(0.0).eval(), replace(material, segmenter=Trained(tiny_segmenter(), 0.75)), {"run_id": "r"})
+    built = build(
+        DigitNet(0.0).eval(), replace(material, segmenter=Trained(tiny_segmenter(), 0.75, 0.875)), {"run_id": "r"}
+    )
     assert built.facts["segmenter_overlap"] == 0.75
     classifier = Classifier(built.model)
     assert classifier.metadata["run_id"] == "r"

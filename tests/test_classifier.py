@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from digits.classifier import AGREEMENT, BAR, DISTANCE, ODDS, PRESENCE, Answer, Classifier, ModelError
+from digits.classifier import BAR, DISTANCE, ODDS, PRESENCE, Answer, Classifier, ModelError
 from digits.imaging import Reading
 from tests.models import batch_length, tiny_model, witness_model
 
@@ -109,7 +109,7 @@ def test_a_photograph_is_accepted_where_its_candidates_agree_and_a_segmenter_fin
 ) -> None:
     digit, rim = (row(5, 0.99), 0.99), (row(5, 0.6), 0.02)
     alone = decide(classifier, [digit[0]], [digit[1]], photograph=True)
-    assert alone.score == pytest.approx((0.99 * 0.99) ** AGREEMENT)
+    assert alone.score == pytest.approx(0.99 * 0.99)
     among = decide(classifier, [digit[0], rim[0]], [digit[1], rim[1]], photograph=True)
     assert (among.digit, among.chosen) == (5, 0)
     assert among.score < alone.score
@@ -117,6 +117,18 @@ def test_a_photograph_is_accepted_where_its_candidates_agree_and_a_segmenter_fin
     assert doubted.score == pytest.approx(alone.score * 0.01**PRESENCE)
     thumbnail = decide(classifier, [digit[0], rim[0]], [digit[1], rim[1]])
     assert thumbnail.score == pytest.approx(0.99 * 0.99)
+
+
+def test_photographs_have_a_threshold_of_their_own_on_the_scale_of_the_other() -> None:
+    both = Classifier(tiny_model(threshold=0.9, photograph_threshold="0.5"))
+    for support, accepted in ((0.51, True), (0.49, False)):
+        answer = decide(both, [row(5, 0.99)], [support / 0.99], photograph=True)
+        assert (answer.accepted, answer.score > 0.9) == (accepted, accepted)
+        assert answer.score == pytest.approx(support ** (np.log(0.9) / np.log(0.5)))
+        assert decide(both, [row(5, 0.99)], [support / 0.99]).score == pytest.approx(support)
+    for threshold in ("0", "1"):
+        extreme = Classifier(tiny_model(threshold=0.9, photograph_threshold=threshold))
+        assert 0 <= decide(extreme, [row(5, 0.9)], [0.9], photograph=True).score <= 1
 
 
 def test_what_a_segmenter_sees_counts_more(classifier: Classifier) -> None:

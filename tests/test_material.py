@@ -105,7 +105,7 @@ def test_photographs_and_outliers_are_what_imaging_with_the_segmenter_hands_over
         return real(picture, segmenter)
 
     monkeypatch.setattr(imaging, "interpret", interpret)
-    trained = Trained(tiny_segmenter(), 0.75)
+    trained = Trained(tiny_segmenter(), 0.75, 0.875)
     material = prepare(data, 40, 8, 0, trained=trained)
     assert material.segmenter == trained
     assert len(used) > 40 + 5 + 1
@@ -140,7 +140,7 @@ def test_all_of_it_is_made_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_another_segmenter_means_other_photographs_in_the_cache(data: Data) -> None:
-    prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75))
+    prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
     before = len(list(module.CACHE.iterdir()))
     photographs_of(data.train, 40, 0, "", Segmenter(tiny_segmenter()))
     assert len(list(module.CACHE.iterdir())) == before

@@ -217,7 +217,7 @@ def test_with_a_segmenter_they_are_learnt_as_it_sees_them(
 
     monkeypatch.setattr(Segmenter, "digit", digit)
     loaded, digits = load(folder), split(5)
-    data, trained = Data("mnist", digits, digits, "fingerprint", None), Trained(tiny_segmenter(), 0.75)
+    data, trained = Data("mnist", digits, digits, "fingerprint", None), Trained(tiny_segmenter(), 0.75, 0.875)
     learnt = prepare(data, 0, 0, 0, loaded, trained).train.photographs
     assert learnt is not None
     ordered = sorted(loaded.of("training"), key=lambda picture: picture.sha256)

@@ -15,6 +15,8 @@ from digits.segmenter import SIDE, Segmenter
 from tests.models import tiny_segmenter
 from tests.test_photographer import IMAGES, LABELS
 
+NONE = np.zeros((0, 3, SIDE, SIDE), np.uint8)
+
 
 @pytest.fixture(scope="module")
 def strokes() -> Strokes:
@@ -39,14 +41,18 @@ def test_the_same_seed_gives_the_same_pictures_and_the_same_network(strokes: Str
     again = make_strokes(IMAGES, LABELS, 96, seed=0, workers=1)
     np.testing.assert_array_equal(again.pictures, strokes.pictures)
     few = Strokes(strokes.pictures[:32], strokes.ink[:32])
-    first, second, other = (pyramid.fit(few, epochs=1, seed=seed, device="cpu").state_dict() for seed in (0, 0, 1))
+    first, second, other = (
+        pyramid.fit(few, NONE, epochs=1, seed=seed, device="cpu").state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_training_teaches_it_what_strokes_are_and_tells_how_far_it_is(strokes: Strokes) -> None:
     told: list[tuple[int, int]] = []
-    net = pyramid.fit(strokes, epochs=8, seed=0, device="cpu", progress=lambda done, steps: told.append((done, steps)))
+    net = pyramid.fit(
+        strokes, NONE, epochs=8, seed=0, device="cpu", progress=lambda done, steps: told.append((done, steps))
+    )
     steps = 8 * (len(strokes.pictures) // pyramid.BATCH)
     assert told == [(step + 1, steps) for step in range(steps)]
     assert not net.training
@@ -59,12 +65,11 @@ def test_training_teaches_it_what_strokes_are_and_tells_how_far_it_is(strokes: S
 def test_it_learns_to_tell_pictures_with_a_digit_from_others(strokes: Strokes) -> None:
     without = make_unwritten(128, seed=1, workers=1)[:128]
     assert (without.dtype, without.shape) == (np.uint8, (128, 3, SIDE, SIDE))
-    both = strokes.and_none(without[:88])
-    assert len(both.pictures) == len(both.ink) == len(strokes.ink) + 88
-    assert not both.ink[-88:].any()
-    segmenter = Segmenter(pyramid.to_onnx(pyramid.fit(both, epochs=12, seed=0, device="cpu")))
+    net = pyramid.fit(strokes, without[:88], epochs=12, seed=0, device="cpu")
+    segmenter = Segmenter(pyramid.to_onnx(net))
     unseen = make_strokes(IMAGES[::-1], LABELS[::-1], 40, seed=7, workers=1)
-    with_one, with_none = (segmenter.found(pictures)[1] for pictures in (unseen.pictures, without[88:]))
+    with_one, with_none = (pyramid.presence(segmenter, pictures) for pictures in (unseen.pictures, without[88:]))
+    assert (len(with_one), len(with_none)) == (len(unseen.pictures), 40)
     assert auroc(with_one, with_none) > 0.65
     assert pyramid.overlap(segmenter, unseen) > 0.2
 
@@ -82,7 +87,7 @@ def test_what_is_found_exactly_overlaps_wholly_and_what_is_missed_not_at_all(str
 
 
 def test_the_file_says_what_the_network_says(strokes: Strokes) -> None:
-    net = pyramid.fit(strokes, epochs=1, seed=0, device="cpu")
+    net = pyramid.fit(strokes, NONE, epochs=1, seed=0, device="cpu")
     segmenter = Segmenter(pyramid.to_onnx(net))
     picture = strokes.pictures[0]
     with torch.inference_mode():
