@@ -34,8 +34,12 @@ def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], metada
     return model.SerializeToString()
 
 
+DOUBT = 0.875  # what a tiny segmenter is at most
+
+
 def tiny_segmenter(side: int = 128) -> bytes:
-    """Takes for strokes what is clearly darker than the picture as a whole, and sees a digit where there are some."""
+    """Takes for strokes what is clearly darker than the picture as a whole, and for a digit, with some doubt, that there
+    are strokes."""
     nodes = [
         helper.make_node("Cast", ["pictures"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("Gather", ["pixels", "first"], ["light"], axis=1),
@@ -43,9 +47,14 @@ def tiny_segmenter(side: int = 128) -> bytes:
         helper.make_node("Sub", ["mean", "light"], ["darker"]),
         helper.make_node("Sub", ["darker", "least"], ["clearly"]),
         helper.make_node("Sigmoid", ["clearly"], ["strokes"]),
-        helper.make_node("ReduceMax", ["strokes"], ["present"], axes=[1, 2], keepdims=0),
+        helper.make_node("ReduceMax", ["strokes"], ["most"], axes=[1, 2], keepdims=0),
+        helper.make_node("Mul", ["most", "doubt"], ["present"]),
     ]
-    constants = {"first": np.array(0, np.int64), "least": np.array(30, np.float32)}
+    constants = {
+        "first": np.array(0, np.int64),
+        "least": np.array(30, np.float32),
+        "doubt": np.array(DOUBT, np.float32),
+    }
     shape: tuple[str, list[str | int]] = ("pictures", ["n", 3, side, side])
     results: dict[str, list[str | int]] = {"strokes": ["n", side, side], "present": ["n"]}
     return _built(nodes, constants, shape, results).SerializeToString()

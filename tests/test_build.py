@@ -12,9 +12,10 @@ import pytest
 from digits.classifier import Classifier
 from digits.data import load
 from digits.fit import TrainingSet
+from digits.imaging import Reading
 from digits.network import DigitNet
 from pipelines import train
-from pipelines.material import Material, Trained
+from pipelines.material import Material, Sent, Trained
 from pipelines.train import ExportError, Outcome, affordable, build, check_agreement, price
 from tests.models import tiny_segmenter
 
@@ -90,11 +91,29 @@ def test_the_segmenter_travels_with_the_model(material: Material, monkeypatch: p
     built = build(
         DigitNet(0.0).eval(), replace(material, segmenter=Trained(tiny_segmenter(), 0.75, 0.875)), {"run_id": "r"}
     )
-    assert built.facts["segmenter_overlap"] == 0.75
+    assert (built.facts["segmenter_overlap"], built.facts["segmenter_auroc"]) == (0.75, 0.875)
     classifier = Classifier(built.model)
     assert classifier.metadata["run_id"] == "r"
     assert classifier.segmenter is not None
     assert classifier.segmenter.sha256 == hashlib.sha256(tiny_segmenter()).hexdigest()
+
+
+def test_photographs_are_held_against_what_loses_a_twentieth_of_validation_photographs(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "affordable", lambda *_: True)
+    monkeypatch.setattr(train, "FACTORISING_PICTURES", 200)
+    digits = material.validation
+    readings = [Reading(image[np.newaxis], photograph=True, present=0.9) for image in digits.images]
+    built = build(DigitNet(0.0).eval(), replace(material, sent=Sent(readings, digits.labels)), {})
+    classifier = Classifier(built.model)
+    assert float(classifier.metadata["photograph_threshold"]) == pytest.approx(built.facts["photograph_threshold"])
+    answers = classifier.classify(readings)
+    right = [answer for answer, label in zip(answers, digits.labels, strict=True) if answer.digit == label]
+    assert len(right) > 5
+    likely = [answer for answer in right if answer.probability >= 0.5]
+    refused = sum(not answer.accepted for answer in likely)
+    assert refused <= max(1, 0.05 * len(right))
 
 
 def test_a_model_that_says_something_else_than_the_network_is_never_served() -> None:

@@ -125,8 +125,21 @@ def test_what_is_no_digit_is_read_as_it_would_be_served_and_is_the_same_for_ever
         np.testing.assert_array_equal(both.images[: len(rules.images)], rules.images)
         assert (both.crowded, both.blank) == (rules.crowded, rules.blank)
     assert sum(len(reading.images) for reading in seen) > sum(len(reading.images) for reading in plain)
-    for first, second in zip(seen, again, strict=True):
+    for first, second in zip(seen, again, strict=True):  # the second from the cache
         np.testing.assert_array_equal(first.images, second.images)
+        assert (first.crowded, first.blank, first.photograph) == (second.crowded, second.blank, second.photograph)
+        assert second.apart == pytest.approx(first.apart)
+        assert second.present == pytest.approx(first.present)
+    assert any(reading.photograph and reading.apart and reading.present < 1 for reading in seen)
+
+
+def test_the_photographs_that_set_the_threshold_are_validation_digits_read_with_all_candidates(data: Data) -> None:
+    material = prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
+    assert material.sent is not None
+    assert len(material.sent.readings) == len(material.sent.labels) == 25
+    assert any(len(reading.images) > 1 for reading in material.sent.readings)
+    assert any(reading.present < 1 for reading in material.sent.readings)
+    assert prepare(data, 0, 0, 0).sent is None
 
 
 def test_all_of_it_is_made_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:

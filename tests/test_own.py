@@ -211,9 +211,9 @@ def test_with_a_segmenter_they_are_learnt_as_it_sees_them(
     monkeypatch.setattr("pipelines.material.CACHE", tmp_path)
     looked: list[int] = []
 
-    def digit(_: Segmenter, picture: np.ndarray, __: object = None) -> np.ndarray:
+    def digit(_: Segmenter, picture: np.ndarray, __: object = None) -> tuple[np.ndarray, float]:
         looked.append(int(picture.sum()))
-        return np.full((28, 28), 1 + picture.sum() % 251, np.uint8)
+        return np.full((28, 28), 1 + picture.sum() % 251, np.uint8), 1.0
 
     monkeypatch.setattr(Segmenter, "digit", digit)
     loaded, digits = load(folder), split(5)

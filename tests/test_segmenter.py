@@ -12,7 +12,7 @@ import pytest
 from digits.classifier import Classifier, ModelError
 from digits.imaging import LARGE, WORK_SIDE, interpret
 from digits.segmenter import SIDE, Segmenter, reduced
-from tests.models import tiny_model, tiny_segmenter
+from tests.models import DOUBT, tiny_model, tiny_segmenter
 from tests.test_photographer import IMAGES
 
 
@@ -70,7 +70,7 @@ def test_strokes_are_where_the_ink_is(segmenter: Segmenter) -> None:
 def test_a_digit_comes_out_as_mnist_has_it_however_small_it_is(segmenter: Segmenter, size: int) -> None:
     image, present = segmenter.digit(seven(400, 400, 60, 50, size))
     assert image is not None
-    assert present > 0.99
+    assert present == pytest.approx(DOUBT, abs=0.01)
     assert (image.dtype, image.shape) == (np.uint8, (28, 28))
     _, _, width, height = cv2.boundingRect((image > 80).astype(np.uint8))
     assert 18 <= max(width, height) <= 21
