@@ -38,8 +38,8 @@ DOUBT = 0.875  # what a tiny segmenter is at most
 
 
 def tiny_segmenter(side: int = 128) -> bytes:
-    """Takes for strokes what is clearly darker than the picture as a whole, and for a digit, with some doubt, that there
-    are strokes."""
+    """Takes for strokes what is clearly darker than the whole, and for a digit, with some doubt, that there
+    are some."""
     nodes = [
         helper.make_node("Cast", ["pictures"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("Gather", ["pixels", "first"], ["light"], axis=1),
