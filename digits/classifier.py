@@ -34,7 +34,7 @@ ODDS = 0.27
 BAR = 0.083
 DISTANCE = 6.2
 # Of a photograph counts how far its candidates agree, times this power of how likely a segmenter finds a digit in it.
-PRESENCE = 0.25
+PRESENCE = 0.1
 LIKELIER = 0.5  # a digit that is less likely than all others together is not stood behind, however good its candidate
 SURE = 1e-6  # odds have to be finite, where int8 has rounded to 0 or 1
 PHOTOGRAPH_THRESHOLD = "photograph_threshold"  # the metadata's entry for what `threshold` is for other pictures
