@@ -92,9 +92,10 @@ class Classifier:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.segmenter = self._its_segmenter(name)
         self.threshold = self._number("threshold", DEFAULT_THRESHOLD)
-        # A photograph is not as sure as a thumbnail of one candidate: one scale for both, so that one threshold serves.
-        of_photographs = self._number(PHOTOGRAPH_THRESHOLD, self.threshold)
-        self._scale = log(_inside(self.threshold)) / log(_inside(of_photographs))
+        # A model without a threshold for photographs is held to the rule that it was measured by.
+        self._has_two = PHOTOGRAPH_THRESHOLD in self.metadata
+        self.photograph_threshold = self._number(PHOTOGRAPH_THRESHOLD, self.threshold)
+        self._scale = log(_inside(self.threshold)) / log(_inside(self.photograph_threshold))
         self.version = self.metadata.get("version") or self.metadata.get("run_id") or self.sha256[:12]
 
     def _check(self, name: str) -> None:
@@ -170,11 +171,13 @@ class Classifier:
         chosen = supports.index(max(supports))
         usable = not reading.crowded and not reading.blank and probability >= LIKELIER
         score = supports[chosen] if usable else 0.0
-        if usable and reading.photograph:
+        accepted = usable and score >= self.threshold
+        if usable and reading.photograph and self._has_two:
             # That one of many candidates looks like a digit is not enough: so do rims, folds and limbs of anything.
-            agreed = sum(map(mul, weights, supports)) / total
-            score = (agreed * reading.present**PRESENCE) ** self._scale
-        return Answer(digit, probability, tuple(row), usable and score >= self.threshold, chosen, score)
+            agreed = sum(map(mul, weights, supports)) / total * reading.present**PRESENCE
+            # As photographs are less sure than thumbnails of one candidate, on the scale of these.
+            accepted, score = agreed >= self.photograph_threshold, agreed**self._scale
+        return Answer(digit, probability, tuple(row), accepted, chosen, score)
 
     @staticmethod
     def _weights(reading: Reading, rows: list[list[float]], singles: list[float]) -> list[float]:

@@ -66,8 +66,8 @@ _OF_DIGITS = ("several digits", "fragments", "scratched out", "empty pages")
 
 HELD_OUT_KINDS = ("Cyrillic letters", "knitwear", "flowers", "barcodes")
 TRAINED_KINDS = tuple(kind for kind in (*_INKED, *_GREY, *_OF_DIGITS) if kind not in HELD_OUT_KINDS)
-# What nothing has to be written in to be seen as a digit: the segmenter learns from these.
-UNWRITTEN_KINDS = tuple(kind for kind in TRAINED_KINDS if kind not in _OF_DIGITS[:3])
+# Kinds without a digit or a part of one, from which the segmenter learns what is none.
+DIGITLESS_KINDS = tuple(kind for kind in TRAINED_KINDS if kind not in _OF_DIGITS[:3])
 # Letters, clothes, faces and several digits are what users send by mistake: they get a larger share than stripes do.
 _SHARES = {
     "handwritten letters": 6.0,
@@ -193,8 +193,9 @@ def _square(picture: Bytes) -> Bytes:
 
 def _several(images: Bytes, labels: npt.NDArray[np.int64], rng: Generator) -> Thing:
     chosen = rng.integers(len(images), size=rng.integers(2, 5))
+    # 1s alone are bars, whatever their number.
     if len(set(labels[chosen].tolist()) - {1}) < min(2, len(chosen) - 1) or not images[chosen].any((1, 2)).all():
-        chosen = rng.integers(len(images), size=4)  # 1s alone are bars, whatever their number
+        chosen = rng.integers(len(images), size=4)
         first, second, third, fourth = (images[i] for i in chosen)
         picture = np.vstack([np.hstack([first, second]), np.hstack([third, fourth])])
     else:
@@ -325,8 +326,8 @@ def _is_none(image: Bytes, thing: Thing) -> bool:
     return not reads_as_bar_or_ring(image) and all(likely < PICKED for likely in alike)
 
 
-def _unwritten(rng: Generator) -> list[Bytes]:
-    kind = _any_of(UNWRITTEN_KINDS, rng)
+def _digitless(rng: Generator) -> list[Bytes]:
+    kind = _any_of(DIGITLESS_KINDS, rng)
     if kind in _GREY:
         picture = _GREY[kind](rng)
         while reads_as_bar_or_ring(_small(picture)) or reads_as_bar_or_ring(255 - _small(picture)):
@@ -363,12 +364,12 @@ def make_outliers(
     return np.stack([image for image, _ in made]), [kind for _, kind in made]
 
 
-def make_unwritten(count: int, seed: int, *, workers: int = 2, progress: Progress | None = None) -> Bytes:
-    """Make pictures of UNWRITTEN_KINDS for a segmenter to find nothing in: uint8 (n, 3, SIDE, SIDE), as `reduced` gives
-    them, count ≤ n, as what is small is often seen from closer too. The same arguments give the same pictures, whatever
-    `workers` is.
+def make_digitless(count: int, seed: int, *, workers: int = 2, progress: Progress | None = None) -> Bytes:
+    """Make pictures of DIGITLESS_KINDS for a segmenter to find no digit in: uint8 (n, 3, SIDE, SIDE), as `reduced`
+    gives them, count ≤ n, as what is small is often seen from closer too. The same arguments give the same pictures,
+    whatever `workers` is.
     """
-    return np.stack([look for looks in in_order(_unwritten, count, seed, workers, progress) for look in looks])
+    return np.stack([look for looks in in_order(_digitless, count, seed, workers, progress) for look in looks])
 
 
 def read_outliers(

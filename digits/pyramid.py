@@ -126,7 +126,7 @@ def fit(
 
 def _loss_of_strokes(logits: Tensor, wanted: Tensor) -> Tensor:
     if not len(wanted):
-        return logits.sum()
+        return logits.sum()  # 0, which has a gradient as any other
     return 3 * F.binary_cross_entropy_with_logits(logits, wanted) + 1 - _overlap(logits.sigmoid(), wanted).mean()
 
 

@@ -17,7 +17,7 @@ from digits.ink import Bytes, Floats
 from digits.runtime import session_of
 from digits.thumbnails import fit, stroke_of
 
-OUTPUTS = ("strokes", "present")
+OUTPUTS = ("strokes", "present")  # the first segmenters gave strokes alone
 SIDE = 128  # the network looks at squares of this size
 CLOSER = 0.47  # a digit that takes less of the picture is looked at again, alone
 ROUND = 1.7  # how far around it, in its own size
@@ -51,8 +51,8 @@ class Segmenter:
         self.sha256 = hashlib.sha256(model).hexdigest()
         try:
             self._session = session_of(model)
-            # Before 2026-11-29 there were strokes alone.
-            self._outputs = [output.name for output in self._session.get_outputs() if output.name in OUTPUTS]
+            known = {output.name for output in self._session.get_outputs()}
+            self._outputs = [name for name in OUTPUTS if name in known]
             found, present = self.found(np.zeros((1, 3, SIDE, SIDE), np.uint8))
             shapes = found.shape, present.shape
             numbers = bool(np.isfinite(found).all() and (present >= 0).all() and (present <= 1).all())

@@ -45,7 +45,8 @@ def write(training_run: str, report_run: str | None) -> str:
         f"- {params.get('epochs', '?')} epochs, seed {params.get('seed', '?')}, run `{training_run}`",
         f"- recipe: {_recipe(params)}",
         f"- validation accuracy {_percent(metrics.get('validation_accuracy'))}, temperature "
-        f"{metrics.get('temperature', float('nan')):.3f}, threshold {metrics.get('threshold', float('nan')):.3f}, "
+        f"{metrics.get('temperature', float('nan')):.3f}, threshold {metrics.get('threshold', math.nan):.3f}, "
+        f"of photographs {metrics.get('photograph_threshold', math.nan):.3f}, "
         f"served in {tags.get('precision', '?')}, {tags.get('form', '?')} form",
         f"- git commit `{tags.get('git_commit', 'unknown')[:12]}`{_dirty(tags)}",
         LIMITS,
@@ -57,10 +58,9 @@ def _segmenter(metrics: dict[str, float]) -> list[str]:
     overlap, area = metrics.get("segmenter_overlap"), metrics.get("segmenter_auroc", math.nan)
     if overlap is None:
         return []
-    return [
-        "A second, small network finds strokes in photographs and tells whether there is a digit at all, which it has "
-        f"learnt from synthetic ones (overlap with the true strokes {overlap:.2f}, AUROC {area:.3f})."
-    ]
+    words = "A second, small network finds strokes in photographs, which it has learnt from synthetic ones"
+    tells = "" if math.isnan(area) else f" It also tells whether there is a digit at all (AUROC {area:.3f})."
+    return [f"{words} (overlap with the true strokes {overlap:.2f}).{tells}"]
 
 
 def _results(report_run: str | None) -> str:

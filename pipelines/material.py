@@ -23,7 +23,7 @@ from digits.data import Data, Split, load
 from digits.fit import TrainingSet, choose_device
 from digits.imaging import Reading
 from digits.metrics import auroc
-from digits.outliers import make_outliers, make_unwritten, read_outliers
+from digits.outliers import make_digitless, make_outliers, read_outliers
 from digits.photographer import Photographs, make_photographs, make_strokes, read_photographs
 from digits.segmenter import Segmenter
 from digits.settings import cores
@@ -38,7 +38,7 @@ CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
 ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
 MOST = 12_000  # photographs that it learns from, by 64 KiB each
-UNWRITTEN = 3  # for so many of them there is one of no digit
+DIGITLESS = 3  # for so many of them there is one of no digit
 EPOCHS = 12  # of it
 FLOOR = 0.6  # an overlap below this is no help
 SEGMENTER_FILE = "segmenter.onnx"
@@ -170,7 +170,7 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         unseen = _made(make_strokes, data.validation, tested, seed + 3, label)
         learnt = _made(make_strokes, data.train, count, seed + 2, label)
         none, unseen_none = (
-            _made_unwritten(number // UNWRITTEN, seed + more) for number, more in ((count, 4), (tested, 6))
+            _made_digitless(number // DIGITLESS, seed + more) for number, more in ((count, 4), (tested, 6))
         )
         with bar("segmenter", 0) as progress:
             net = pyramid.fit(learnt, none, epochs=EPOCHS, seed=seed, device=device, progress=progress)
@@ -188,9 +188,9 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
     return Trained(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
 
 
-def _made_unwritten(count: int, seed: int) -> NDArray[np.uint8]:
-    with bar("pictures to find nothing in", count) as progress:
-        return make_unwritten(count, seed, workers=cores(), progress=progress)
+def _made_digitless(count: int, seed: int) -> NDArray[np.uint8]:
+    with bar("pictures to find no digit in", count) as progress:
+        return make_digitless(count, seed, workers=cores(), progress=progress)
 
 
 def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None) -> Photographs:

@@ -236,9 +236,10 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
 
 
 def threshold_of_photographs(model: bytes, sent: Sent) -> float:
-    """What refuses REFUSED_PHOTOGRAPHS of these photographs, among those whose digit is read rightly. The model's
-    metadata have no such threshold yet."""
-    answers = Classifier(model).classify(sent.readings)
+    """What refuses REFUSED_PHOTOGRAPHS of these photographs, among those whose digit is read rightly."""
+    # The same threshold as for all else leaves the scores as they are.
+    plain = export.with_metadata(model, {PHOTOGRAPH_THRESHOLD: export.metadata_of(model)["threshold"]})
+    answers = Classifier(plain).classify(sent.readings)
     scores = [answer.score for answer, label in zip(answers, sent.labels, strict=True) if answer.digit == label]
     return math.floor(1e6 * threshold_for(np.array(scores), REFUSED_PHOTOGRAPHS)) / 1e6 if scores else 0.0
 

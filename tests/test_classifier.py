@@ -104,9 +104,8 @@ def test_a_one_counts_less_in_a_photograph_where_every_edge_looks_like_it(classi
     assert (alone.digit, alone.accepted) == (1, True)  # that is no reason to refuse
 
 
-def test_a_photograph_is_accepted_where_its_candidates_agree_and_a_segmenter_finds_a_digit(
-    classifier: Classifier,
-) -> None:
+def test_a_photograph_is_accepted_where_its_candidates_agree_and_a_segmenter_finds_a_digit() -> None:
+    classifier = Classifier(tiny_model(photograph_threshold="0.5"))
     digit, rim = (row(5, 0.99), 0.99), (row(5, 0.6), 0.02)
     alone = decide(classifier, [digit[0]], [digit[1]], photograph=True)
     assert alone.score == pytest.approx(0.99 * 0.99)
@@ -126,9 +125,17 @@ def test_photographs_have_a_threshold_of_their_own_on_the_scale_of_the_other() -
         assert (answer.accepted, answer.score > 0.9) == (accepted, accepted)
         assert answer.score == pytest.approx(support ** (np.log(0.9) / np.log(0.5)))
         assert decide(both, [row(5, 0.99)], [support / 0.99]).score == pytest.approx(support)
-    for threshold in ("0", "1"):
+    for threshold, accepted in (("0", True), ("1", False)):
         extreme = Classifier(tiny_model(threshold=0.9, photograph_threshold=threshold))
-        assert 0 <= decide(extreme, [row(5, 0.9)], [0.9], photograph=True).score <= 1
+        answer = decide(extreme, [row(5, 0.9)], [0.9], photograph=True)
+        assert 0 <= answer.score <= 1
+        assert answer.accepted is accepted
+
+
+def test_a_model_of_before_is_held_to_the_rule_of_before(classifier: Classifier) -> None:
+    rim = (row(5, 0.6), 0.02)
+    answer = decide(classifier, [row(5, 0.99), rim[0]], [0.99, rim[1]], photograph=True, present=0.01)
+    assert answer.score == pytest.approx(0.99 * 0.99)
 
 
 def test_what_a_segmenter_sees_counts_more(classifier: Classifier) -> None:

@@ -9,12 +9,12 @@ import pytest
 from digits import glyphs
 from digits.handwriting import LETTERS, write_digit
 from digits.outliers import (
+    DIGITLESS_KINDS,
     HELD_OUT_KINDS,
     TRAINED_KINDS,
-    UNWRITTEN_KINDS,
     drawn_digit,
+    make_digitless,
     make_outliers,
-    make_unwritten,
     read_outliers,
 )
 from digits.photographer import likeness, reads_as_bar_or_ring
@@ -62,12 +62,12 @@ def test_a_longer_run_begins_as_a_shorter_one_does() -> None:
     np.testing.assert_array_equal(longer[:10], shorter)
 
 
-def test_pictures_to_find_nothing_in_are_the_same_for_the_same_seed_and_hold_no_digits() -> None:
-    first, again, other = (make_unwritten(12, seed=seed, workers=1)[:12] for seed in (3, 3, 4))
+def test_pictures_to_find_no_digit_in_are_the_same_for_the_same_seed_and_hold_no_digits() -> None:
+    first, again, other = (make_digitless(12, seed=seed, workers=1)[:12] for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    assert not {"several digits", "fragments", "scratched out"} & set(UNWRITTEN_KINDS)
-    assert set(UNWRITTEN_KINDS) < set(TRAINED_KINDS)
+    assert not {"several digits", "fragments", "scratched out"} & set(DIGITLESS_KINDS)
+    assert set(DIGITLESS_KINDS) < set(TRAINED_KINDS)
 
 
 def test_what_is_sent_is_not_chosen_by_what_imaging_makes_of_it() -> None:

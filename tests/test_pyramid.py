@@ -8,7 +8,7 @@ import torch
 
 from digits import pyramid
 from digits.metrics import auroc
-from digits.outliers import make_unwritten
+from digits.outliers import make_digitless
 from digits.photographer import Strokes, make_strokes
 from digits.pyramid import Pyramid
 from digits.segmenter import SIDE, Segmenter
@@ -63,7 +63,7 @@ def test_training_teaches_it_what_strokes_are_and_tells_how_far_it_is(strokes: S
 
 
 def test_it_learns_to_tell_pictures_with_a_digit_from_others(strokes: Strokes) -> None:
-    without = make_unwritten(128, seed=1, workers=1)[:128]
+    without = make_digitless(128, seed=1, workers=1)[:128]
     assert (without.dtype, without.shape) == (np.uint8, (128, 3, SIDE, SIDE))
     net = pyramid.fit(strokes, without[:88], epochs=12, seed=0, device="cpu")
     segmenter = Segmenter(pyramid.to_onnx(net))
