@@ -308,7 +308,7 @@ class _Source:
         kind = _any_of(self.kinds, rng)
         for _ in range(TRIES):
             thing = _make(kind, self.images, self.labels, rng)
-            if _is_none(thing.plain, thing) and _is_none(255 - thing.plain, thing):
+            if all(_is_none(image, thing) for image in _both_ways(thing.plain)):
                 break
         digest = hashlib.sha256(thing.picture.tobytes()).digest()
         return imaging.interpret(thing.picture, segmenter), kind, digest
@@ -317,6 +317,11 @@ class _Source:
 def _any_of(kinds: tuple[str, ...], rng: Generator) -> str:
     shares = np.array([_SHARES.get(kind, 1.0) for kind in kinds])
     return kinds[rng.choice(len(kinds), p=shares / shares.sum())]
+
+
+def _both_ways(image: Bytes) -> tuple[Bytes, Bytes]:
+    """Light on dark and dark on light: either may be the ink."""
+    return image, 255 - image
 
 
 def _is_none(image: Bytes, thing: Thing) -> bool:
@@ -330,7 +335,7 @@ def _digitless(rng: Generator) -> list[Bytes]:
     kind = _any_of(DIGITLESS_KINDS, rng)
     if kind in _GREY:
         picture = _GREY[kind](rng)
-        while reads_as_bar_or_ring(_small(picture)) or reads_as_bar_or_ring(255 - _small(picture)):
+        while any(map(reads_as_bar_or_ring, _both_ways(_small(picture)))):
             picture = _GREY[kind](rng)
         return [reduced(picture if rng.random() < 0.5 else _tinted(picture, rng))[0]]
     if kind not in _INKED:

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +71,8 @@ class Sent:
 
 @dataclass(frozen=True)
 class Material:
-    """`validation_photographs` and `sent` are None where no photographs were asked for, `segmenter` where few were."""
+    """`validation_photographs` and `sent` are None where no photographs were asked for, `segmenter` where few were;
+    `sent` too where no model is to be built."""
 
     train: TrainingSet
     validation: Split
@@ -112,12 +114,20 @@ def named(data: Data) -> str:
 
 
 def prepare(
-    data: Data, photographs: int, outliers: int, seed: int, extra: Own | None = None, trained: Trained | None = None
+    data: Data,
+    photographs: int,
+    outliers: int,
+    seed: int,
+    extra: Own | None = None,
+    trained: Trained | None = None,
+    *,
+    to_build: bool = True,
 ) -> Material:
     """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on.
 
     `extra`, one's own pictures, joins the photographs to train on. What imaging offers beside the digits of these joins
-    the pictures of no digit, so that the network learns to tell the right candidate from the others.
+    the pictures of no digit, so that the network learns to tell the right candidate from the others. `to_build`: a
+    model will be made of it, which needs a threshold, and so `sent`.
     """
     segmenter = Segmenter(trained.model) if trained else None
     taken = photographs_of(data.train, photographs, seed, "photographs to train on", segmenter) if photographs else None
@@ -135,7 +145,7 @@ def prepare(
     if extra and segmenter:
         extra = seen_by(segmenter, extra)
     photographed = own.joined(taken.digits if taken else None, extra)
-    sent = sent_of(data.validation, held_out // 2, seed + 5, segmenter) if photographs else None
+    sent = sent_of(data.validation, held_out // 2, seed + 5, segmenter) if photographs and to_build else None
     validation_photographs = chosen_on.digits if chosen_on else None
     return Material(TrainingSet(data.train, photographed, none), data.validation, validation_photographs, trained, sent)
 
@@ -170,7 +180,8 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         unseen = _made(make_strokes, data.validation, tested, seed + 3, label)
         learnt = _made(make_strokes, data.train, count, seed + 2, label)
         none, unseen_none = (
-            _made_digitless(number // DIGITLESS, seed + more) for number, more in ((count, 4), (tested, 6))
+            _counted(make_digitless, number // DIGITLESS, seed + more, "pictures to find no digit in")
+            for number, more in ((count, 4), (tested, 6))
         )
         with bar("segmenter", 0) as progress:
             net = pyramid.fit(learnt, none, epochs=EPOCHS, seed=seed, device=device, progress=progress)
@@ -186,11 +197,6 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
     arrays = cached("segmenter", ("digits.pyramid", "digits.outliers"), facts, make)
     return Trained(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
-
-
-def _made_digitless(count: int, seed: int) -> NDArray[np.uint8]:
-    with bar("pictures to find no digit in", count) as progress:
-        return make_digitless(count, seed, workers=cores(), progress=progress)
 
 
 def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None) -> Photographs:
@@ -283,8 +289,13 @@ def _unpacked(arrays: Arrays) -> list[Reading]:
 
 def _made(make: Callable[..., T], digits: Split, count: int, seed: int, label: str, **more: Any) -> T:
     """What `make` makes of these digits, on all cores, with a bar."""
+    return _counted(partial(make, digits.images, digits.labels), count, seed, label, **more)
+
+
+def _counted(make: Callable[..., T], count: int, seed: int, label: str, **more: Any) -> T:
+    """So many of what `make` makes, on all cores, with a bar."""
     with bar(label, count) as progress:
-        return make(digits.images, digits.labels, count, seed, workers=cores(), progress=progress, **more)
+        return make(count, seed, workers=cores(), progress=progress, **more)
 
 
 def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Callable[[], Arrays]) -> Arrays:

@@ -71,7 +71,15 @@ def run(parameters: Tune) -> None:
         with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data, extra)):
             logbook.log_start(data, parameters, extra)
             segmenter = segmenter_for(job, data, parameters)
-            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, segmenter)
+            material = prepare(
+                data,
+                parameters.photographs,
+                parameters.outliers,
+                parameters.seed,
+                extra,
+                segmenter,
+                to_build=False,
+            )
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
 

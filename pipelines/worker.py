@@ -27,7 +27,7 @@ def run(parameters: Worker) -> None:
     asked = asked_for(parameters, facts["parameters"])
     data, extra = load_data(asked), load_own(asked)
     check(study, facts, data, extra)
-    material = prepare(data, asked.photographs, asked.outliers, asked.seed, extra, segmenter_of(facts))
+    material = prepare(data, asked.photographs, asked.outliers, asked.seed, extra, segmenter_of(facts), to_build=False)
     bench = Bench(material, asked, facts["job"], facts["run"], proxy=tuple(facts["proxy"]))
     default = base_recipe(len(data.train))
     done = 0
