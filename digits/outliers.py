@@ -70,8 +70,8 @@ TRAINED_KINDS = tuple(kind for kind in (*_INKED, *_GREY, *_OF_DIGITS) if kind no
 DIGITLESS_KINDS = tuple(kind for kind in TRAINED_KINDS if kind not in _OF_DIGITS[:3])
 # Letters, clothes, faces and several digits are what users send by mistake: they get a larger share than stripes do.
 _SHARES = {
-    "handwritten letters": 6.0,
-    "printed letters": 3.0,
+    "handwritten letters": 10.0,
+    "printed letters": 4.0,
     "several digits": 3.0,
     "drawings": 4.0,
     "things": 10.0,

@@ -29,6 +29,8 @@ ROOM = 0.7  # of its size, what a digit then has
 CUT_OUT = 0.12  # share of the photographs to learn from that are cut along their strokes
 SLACK = (-0.06, 0.1)  # how far outwards such a cut is from them, as a share of the digit's width or height
 UNLIKE = 0.4  # a candidate below this shows something beside the digit: a shadow's edge, a blot, part of the squares
+LYING = 0.6  # rises by less of its length: of MNIST's 1s none does, nor nearly so
+ELLIPTIC = 0.9  # of the ellipse that fits an outline best, what a 0 encloses at least: a triangle has 0.7, a heart 0.88
 RECTANGULAR = 0.9  # of the smallest rectangle around it, an outline that encloses more is no 0: an ellipse has 0.79
 SMALL, AGAIN = 0.35, 0.7  # of the digits that take less of their picture so many are looked at from closer, too
 WRITTEN_SHARE = 0.2  # digits written from our own skeletons instead of taken from the data set
@@ -295,7 +297,7 @@ def likeness(candidates: Bytes, target: Bytes) -> Floats:
 
 def reads_as_bar_or_ring(image: Bytes) -> bool:
     """Whether a picture (28, 28) holds just one straight bar or one plain ring, which anyone would take for a 1 or a
-    0. The frame of a form is no ring.
+    0. A bar that lies is no 1; the frame of a form, a triangle and a heart are no rings.
     """
     mask = (image >= max(0.4 * float(image.max()), 40)).astype(np.uint8)
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -303,14 +305,18 @@ def reads_as_bar_or_ring(image: Bytes) -> bool:
     if len(outer) != 1:
         return False
     outline = outlines[outer[0]]
-    (_, (width, height), _), area = cv2.minAreaRect(outline), cv2.contourArea(outline)
+    around, area = cv2.minAreaRect(outline), cv2.contourArea(outline)
+    width, height = around[1]
     if min(width, height) + 1 < 0.36 * (max(width, height) + 1):
-        return True
+        first, second, third, _ = cv2.boxPoints(around)
+        x, y = np.abs(max(second - first, third - second, key=np.linalg.norm))
+        return bool(y > LYING * x)
     if area > RECTANGULAR * width * height:
         return False
     holes = [cv2.contourArea(o) for o, level in zip(outlines, levels[0], strict=True) if level[3] == outer[0]]
     solid = area / max(cv2.contourArea(cv2.convexHull(outline)), 1)
-    return bool(holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86)
+    ring = holes and max(holes) > 0.15 * area and sum(h > 0.03 * area for h in holes) == 1 and solid > 0.86
+    return bool(ring and area > ELLIPTIC * np.pi / 4 * np.prod(cv2.fitEllipse(outline)[1]))
 
 
 def field_and_label(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:

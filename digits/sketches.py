@@ -16,18 +16,22 @@ Stroke = npt.NDArray[np.float64]
 
 def letter(rng: np.random.Generator) -> Field:
     """A letter written by hand, upper or lower case."""
-    skeletons = list(LETTERS.values())
-    return field_of_strokes(strokes_of(skeletons[rng.integers(len(skeletons))], rng, 0.35), rng, slant=0.2)
+    return field_of_strokes(_written(rng), rng, slant=0.2)
+
+
+def _written(rng: np.random.Generator) -> list[Stroke]:
+    """Any letter in any of its forms."""
+    forms = LETTERS[list(LETTERS)[rng.integers(len(LETTERS))]]
+    return strokes_of(forms[rng.integers(len(forms))], rng, 0.35)
 
 
 def word(rng: np.random.Generator) -> Field:
     """Two to seven letters, written or printed."""
     if rng.random() < 0.5:
         return field_of(glyphs.word(rng))
-    skeletons, strokes, x = list(LETTERS.values()), [], 0.0
+    strokes, x = [], 0.0
     for _ in range(rng.integers(2, 6)):
-        written = strokes_of(skeletons[rng.integers(len(skeletons))], rng, 0.35)
-        strokes += [stroke + np.array([x, 0]) for stroke in written]
+        strokes += [stroke + np.array([x, 0]) for stroke in _written(rng)]
         x += rng.uniform(9, 13)
     return field_of_strokes(strokes, rng)
 

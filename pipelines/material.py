@@ -188,10 +188,11 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
         model = pyramid.to_onnx(net)
         try:
             segmenter = Segmenter(model)
-            overlap = pyramid.overlap(segmenter, unseen)
-            area = auroc(*(pyramid.presence(segmenter, pictures) for pictures in (unseen.pictures, unseen_none)))
         except ValueError:  # no finite numbers
             overlap = area = 0.0
+        else:
+            overlap = pyramid.overlap(segmenter, unseen)
+            area = auroc(*(pyramid.presence(segmenter, pictures) for pictures in (unseen.pictures, unseen_none)))
         return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap), "auroc": np.array(area)}
 
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]

@@ -125,7 +125,7 @@ class DataParameters(Parameters):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
     limit: int = Field(0, ge=0, le=60_000, description="use so many training pictures only, for a quick try; 0: all")
     photographs: int = Field(24_000, ge=0, le=1_000_000, description="synthetic photographs to train on")
-    outliers: int = Field(8_000, ge=0, le=1_000_000, description="pictures of no digit to train on")
+    outliers: int = Field(12_000, ge=0, le=1_000_000, description="pictures of no digit to train on")
     extra: str = Field("", description="labelled folders of your own to learn from besides, separated by commas")
 
     _extra_exists = field_validator("extra")(_exist)

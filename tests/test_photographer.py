@@ -189,13 +189,16 @@ def test_likeness_is_one_for_the_same_and_lower_for_another() -> None:
     assert alike[3] == 0
 
 
-def test_bars_and_rings_read_as_digits_and_the_frame_of_a_form_does_not() -> None:
-    bar, ring, frame, seven = (np.zeros((28, 28), np.uint8) for _ in range(4))
+def test_bars_and_rings_read_as_digits_and_what_lies_or_has_corners_does_not() -> None:
+    bar, lying, ring, frame, triangle, seven = (np.zeros((28, 28), np.uint8) for _ in range(6))
     bar[4:24, 12:15] = 255
+    lying[12:15, 4:24] = 255
     cv2.ellipse(ring, (14, 14), (6, 9), 0, 0, 360, 255, 2)
     cv2.rectangle(frame, (6, 4), (21, 23), 255, 2)
+    cv2.polylines(triangle, [np.array([[14, 4], [23, 22], [5, 22]])], True, 255, 2)
     cv2.polylines(seven, [np.array([[8, 5], [20, 5], [12, 23]])], False, 255, 2)
-    assert [reads_as_bar_or_ring(image) for image in (bar, ring, frame, seven)] == [True, True, False, False]
+    images = (bar, ring, lying, frame, triangle, seven)
+    assert [reads_as_bar_or_ring(image) for image in images] == [True, True, False, False, False, False]
 
 
 def test_a_reference_is_framed_as_mnist_is() -> None:
