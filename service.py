@@ -293,8 +293,11 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         return Express(self.front, put, self.scored)
 
     async def infer(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
-        """One request's candidates through the batching queue."""
-        return self.scored(await self.queue(images))
+        """One request's candidates through the batching queue; again where a switch came between their batches."""
+        rows = await self.queue(images)
+        while rows[0, -1] != rows[-1, -1]:
+            rows = await self.queue(images)
+        return self.scored(rows)
 
     def scored(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], Loaded]:
         """What the rows of `predict` say: probabilities, digitness and the model."""
@@ -340,19 +343,20 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
 
     async def follow(self) -> None:
         """Moves to the store's newest model whenever there is another, without a request noticing."""
-        refused = None
+        told = ""
         while self.instance.follows and SETTINGS.reload_seconds:
             await asyncio.sleep(SETTINGS.reload_seconds)
             try:
                 newest = await asyncio.to_thread(find, NAME)  # 10 ms of YAML
-                if str(newest.tag) in (self.instance.current.tag, refused):
-                    continue
-                refused = str(newest.tag)
-                self.instance.take(await asyncio.to_thread(load_model, newest, self.instance.bento))
-                self.announce()
-                refused = None
-            except Exception as error:  # the model that works goes on working
-                log.warning("staying with %s: %s", self.instance.current.tag, error)
+                if str(newest.tag) != self.instance.current.tag:
+                    self.instance.take(await asyncio.to_thread(load_model, newest, self.instance.bento))
+                    self.announce()
+                told = ""
+            except Exception as error:  # the model that works goes on working, and the other may be mended
+                word = f"staying with {self.instance.current.tag}: {error}"
+                if word != told:
+                    log.warning("%s", word)
+                told = word
 
 
 class Page(StaticFiles):

@@ -233,8 +233,3 @@ def write_digit(label: int, rng: np.random.Generator) -> Field:
     """
     variants = DIGITS[label]
     return field_of_strokes(strokes_of(variants[rng.integers(len(variants))], rng, 0.32), rng)
-
-
-def ink(field: Field, width: float) -> Bytes:
-    """Draw a field with a pen `width` field pixels wide: uint8 (140, 140), light on black."""
-    return np.asarray(np.clip((width / 2 + 0.5 - field.distance) * 255, 0, 255), np.uint8)

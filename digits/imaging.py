@@ -47,7 +47,7 @@ STROKE, MARKER, BRUSH, HAIR = 0.14, 0.3, 0.6, 0.07
 class Reading:
     """What may be seen in a picture.
 
-    `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 9: the candidates, light ink on black, likeliest first; after these what a
+    `images`, uint8 (k, 28, 28), 1 ≤ k ≤ 10: the candidates, light ink on black, likeliest first; after these what a
     segmenter saw, unless it is like another, and a picture of few pixels as it is. `crowded`: there are several things
     as large as a digit. `blank`: there is no ink. `photograph`: it was looked at as one, so that edges, rulings and
     rims may be among the candidates. `apart`, k numbers from 0 to 1: how far each candidate is from what a segmenter

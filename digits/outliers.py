@@ -360,8 +360,8 @@ def make_outliers(
 ) -> tuple[Bytes, list[str]]:
     """Make pictures that hold no single digit, to train on: uint8 (count, 28, 28) and each one's kind, in random order.
 
-    Half comes straight as a thumbnail, half through a picture and imaging, of whose candidates any is taken. `images`
-    (n, 28, 28) and `labels` (n,) are the digits that some kinds are made of. The same arguments give the same
+    A third comes straight as a thumbnail, the rest through a picture and imaging, of whose candidates any is taken.
+    `images` (n, 28, 28) and `labels` (n,) are the digits that some kinds are made of. The same arguments give the same
     pictures, whatever `workers` is.
     """
     show = partial(_Source(images, labels, kinds).shown, segmenter)

@@ -85,7 +85,7 @@ def _courses(ink: Floats) -> list[Floats]:
     padded = cv2.copyMakeBorder(half, furthest, furthest, 0, 0, cv2.BORDER_REPLICATE)
     windows = sliding_window_view(np.ascontiguousarray(padded.T), len(half), axis=1)  # (strips, shifts, rows)
     total = windows[np.arange(STRIPS)[:, None], offsets.T + furthest].sum(0)  # (slopes, rows)
-    total = total - cv2.blur(total, (reach | 1, 1))
+    total = total - cv2.blur(total, (reach, 1))
     shift = 2 * offsets[int((np.maximum(total, 0) ** 2).sum(1).argmax())]
     rows = np.arange(height)[:, None]
     straight = ridge[np.clip(rows + shift, 0, height - 1), np.arange(STRIPS)]
@@ -127,10 +127,9 @@ def _trace(
     alike = (peak > max(floor, 0.4 * level)) & (peak < 2.5 * level + floor)
     if alike.mean() < 0.6 or (peak > floor).mean() < PRESENT:
         return None
-    where = low + (window * np.arange(low - low, high - low)[:, None]).sum(0) / np.maximum(window.sum(0), 1e-6)
+    where = low + (window * np.arange(high - low)[:, None]).sum(0) / np.maximum(window.sum(0), 1e-6)
     rows = where + shift
-    degree = 2 if alike.sum() > 8 else 1
-    curve = np.polynomial.Polynomial.fit(middle[alike], rows[alike], degree)
+    curve = np.polynomial.Polynomial.fit(middle[alike], rows[alike], 2)
     residual = np.abs(curve(middle[alike]) - rows[alike])
     if float(np.median(residual)) > slack:
         return None

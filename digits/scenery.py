@@ -18,7 +18,6 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-LARGEST = 1100  # pixels a side
 _BANK = 1200
 
 

@@ -28,11 +28,11 @@ def _start(make: Callable[[np.random.Generator], Any]) -> None:
     global _make
     _make = make
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started this decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # one process for each core: OpenCV's own threads would only get in each other's way
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A pool's processes wait for work for ever when the process that started them is killed."""
     parent = parent_process()
     if parent is not None:

@@ -60,12 +60,15 @@ def _find(asked: str) -> Chosen:
 
 def _stored(tag: str) -> Chosen | None:
     import bentoml
-    from bentoml.exceptions import NotFound
+    from bentoml.exceptions import BentoMLException, NotFound
 
     try:
         model = bentoml.models.get(tag)
     except NotFound:
         return None
+    except BentoMLException as error:  # a folder without its description: an import was killed
+        repair = "import it again with mlflow run . -e promote"
+        raise UserError(f"the stored model {tag} can't be read ({error}); {repair}") from None
     files = sorted(Path(model.path).rglob("model.onnx"))
     if not files:
         raise UserError(f"the stored model {model.tag} has no model.onnx; import it again with mlflow run . -e promote")

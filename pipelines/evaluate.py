@@ -38,7 +38,8 @@ def run(parameters: Evaluate) -> None:
     sets = sets_of(data, parameters.folders)
     trained = {"run_id": version.run_id, "model_id": version.tags["model_id"], "sha256": version.tags["sha256"]}
     with open_job("evaluate", parameters, f"{data.fingerprint} {version.version}") as job:
-        result = evaluate(job, data, trained, sets, parent=training.data.tags.get("mlflow.parentRunId"))
+        parent = tracking.still_there(training.data.tags.get("mlflow.parentRunId"))
+        result = evaluate(job, data, trained, sets, parent)
         registry.describe(int(version.version), result)
     print(f"next: mlflow run . -e promote -P version={version.version}")
 
@@ -102,13 +103,14 @@ def own_pictures(training_run: str) -> own.Rows:
 
 
 def sets_of(data: Data, folders: Sequence[Path]) -> list[Labelled]:
-    """What is to be reported on: the pictures beside the data and in these folders.
+    """What is to be reported on: the pictures beside the data, where they have labels, and in these folders.
 
     Raises:
-        UserError: a folder has no labels, or the name of something else. So this comes first: nobody wants to hear of
-            it after the training.
+        UserError: one of these folders has no labels, or the name of something else. So this comes first: nobody wants
+            to hear of it after the training.
     """
     beside = [data.root / name for name in BESIDE if data.root and (data.root / name).is_dir()]
+    asked_for = {folder.resolve() for folder in folders}
     by_name: dict[str, Path] = {}
     for folder in dict.fromkeys(folder.resolve() for folder in (*beside, *folders)):
         name = report.slug(folder.name)
@@ -116,7 +118,15 @@ def sets_of(data: Data, folders: Sequence[Path]) -> list[Labelled]:
             other = by_name.get(name, "a line that the report has already")
             raise UserError(f"images: in the report {folder} would have the name of {other}, {name!r}: rename it")
         by_name[name] = folder
-    return [Labelled.folder(folder) for folder in by_name.values()]
+    sets = []
+    for folder in by_name.values():
+        try:
+            sets.append(Labelled.folder(folder))
+        except UserError as error:
+            if folder in asked_for:
+                raise
+            print(f"not reported on: {error}")
+    return sets
 
 
 def unseen(sets: Sequence[Labelled], known: own.Rows) -> list[Labelled]:

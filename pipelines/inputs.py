@@ -14,7 +14,7 @@ import io
 import os
 import posixpath
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -62,10 +62,6 @@ class Listing:
     names: tuple[str, ...] = field(repr=False)
     labels: tuple[int | None, ...] = field(repr=False)
     fingerprint: str
-
-    @property
-    def labelled(self) -> bool:
-        return any(label is not None for label in self.labels)
 
 
 def find(given: str) -> Listing:
@@ -115,7 +111,7 @@ def _zip(path: Path) -> Listing:
     source = Source(str(path), archive=True)
     try:
         found = [info.filename for info in _opened(str(path)).infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:  # a name or a version of another kind
         raise UserError(f"{path} can't be read: {error}; expected a whole zip file") from None
     names, labels = _with_labels(source, found)
     return _listing(path.name, source, sorted({*names, *labels}), labels)
@@ -171,7 +167,7 @@ def _listed(source: Source, listing: str) -> dict[str, int]:
     """What a labels.csv with the columns path and label says. Raises UserError."""
     lines = io.StringIO(source.read(listing, -1).decode("utf-8-sig", "surrogateescape"), newline="")
     labels = {}
-    for number, row in enumerate(csv.DictReader(lines), start=2):
+    for number, row in enumerate(_rows(lines, f"{source.root}: {listing}"), start=2):
         path, label = row.get("path"), (row.get("label") or "").strip()
         if not path or label not in set("0123456789"):
             raise UserError(
@@ -179,6 +175,13 @@ def _listed(source: Source, listing: str) -> dict[str, int]:
             )
         labels[posixpath.normpath(posixpath.join(posixpath.dirname(listing), path.strip()))] = int(label)
     return labels
+
+
+def _rows(lines: io.StringIO, name: str) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from csv.DictReader(lines)
+    except csv.Error as error:
+        raise UserError(f"{name} can't be read: {error}; expected the columns path,label") from None
 
 
 def _title(folder: Path) -> str:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from pipelines import provenance, tracking
 from pipelines.errors import UserError
@@ -50,25 +48,13 @@ class Job:
     @contextmanager
     def run(self, name: str, kind: str, **options: Any) -> Iterator[Any]:
         """A run of this job; the interrupted one of that kind is gone on with."""
-        again = self._still_there(self.state.get(f"{kind} run"))
+        again = tracking.still_there(self.state.get(f"{kind} run"))
         tags = {"job": self.key, **options.pop("tags", {})}
         if again:
             tags["resumed"] = "true"
         with tracking.run(name, kind, tags=tags, again=again, **options) as run:
             self.note(f"{kind} run", run.info.run_id)
             yield run
-
-    def _still_there(self, run_id: str | None) -> str | None:
-        """The id of a run, unless somebody has deleted it or another database is used now."""
-        if run_id is None:
-            return None
-        try:
-            run = MlflowClient().get_run(run_id)
-        except MlflowException as error:
-            if not tracking.is_missing(error):
-                raise
-            return None
-        return run_id if run.info.lifecycle_stage == "active" else None
 
 
 @contextmanager

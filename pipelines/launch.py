@@ -93,7 +93,7 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
             code = error.status
     finally:
         signals.deafen()
-        if not adopted:
+        if not adopted or tracking.left_over():
             release(launcher, status)
     return code
 

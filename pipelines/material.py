@@ -123,7 +123,7 @@ def prepare(
     *,
     to_build: bool = True,
 ) -> Material:
-    """All there is to train and choose on; an eighth as many photographs, of validation digits, are to choose on.
+    """All there is to train and choose on; photographs of validation digits, fewer, are to choose on.
 
     `extra`, one's own pictures, joins the photographs to train on. What imaging offers beside the digits of these joins
     the pictures of no digit, so that the network learns to tell the right candidate from the others. `to_build`: a

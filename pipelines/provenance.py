@@ -20,6 +20,9 @@ LIBRARIES = (
     "numpy",
     "opencv-python-headless",
     "pillow",
+    "matplotlib",
+    "scikit-learn",
+    "scipy",
     "onnx",
     "onnxruntime",
     "optuna",
@@ -40,7 +43,8 @@ def git() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": "unknown", "git_dirty": "unknown"}
-    return {"git_commit": commit, "git_dirty": "true" if _git("status", "--porcelain") else "false"}
+    changes = _git("status", "--porcelain")
+    return {"git_commit": commit, "git_dirty": "unknown" if changes is None else "true" if changes else "false"}
 
 
 def _git(*words: str) -> str | None:

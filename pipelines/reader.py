@@ -7,7 +7,7 @@ often it was interrupted, the model sees the same batches and gives the same ans
 from __future__ import annotations
 
 import json
-import os
+import lzma
 import signal
 import threading
 import zipfile
@@ -17,12 +17,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 
 from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.imaging import ImageError, Limits, Reading
+from digits.workers import end_with_parent
 from pipelines.errors import UserError
+from pipelines.files import as_text
 from pipelines.inputs import Listing, Source
 
 SIZE = 32  # pictures in a group
@@ -86,12 +88,12 @@ class Reader:
             return str(error)
         except OSError as error:
             return f"the file can't be read: {error.strerror or error}"
-        except (KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
             return f"the zip file's member can't be read: {error.args[0] if error.args else error}"
 
 
 def _row(name: str, label: int | None, answer: Answer | str) -> Row:
-    path = name.encode("utf-8", "backslashreplace").decode()  # a name need not be text
+    path = as_text(name)
     if isinstance(answer, str):
         return [path, *[None] * 13, label, " ".join(answer.split())]
     numbers = [round(number, DECIMALS) for number in answer.probabilities]
@@ -136,16 +138,8 @@ def answer(model: bytes, source: Source, work: Iterable[Group], workers: int) ->
 def _start(model: bytes, source: Source) -> None:
     global _reader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started this decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _reader = Reader(model, source)
-
-
-def _end_with_parent() -> None:
-    """A pool's processes wait for work for ever when the process that started them is killed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(group: Group) -> tuple[int, list[Row]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from digits import imaging
 from digits.classifier import Answer, Classifier
-from digits.corruptions import CORRUPTIONS
+from digits.corruptions import CORRUPTIONS, SEVERITIES
 from digits.data import Split, small_digits
 from digits.imaging import ImageError, Reading
 from digits.ink import scaled
@@ -30,10 +30,10 @@ from digits.settings import cores
 from digits.thumbnails import grey
 from digits.workers import in_order
 from pipelines import inputs, own
+from pipelines.files import as_text
 from pipelines.material import bar, fingerprint, read_outliers_of
 
 PART, FEWEST = 10, 10  # one test digit in so many is corrupted and photographed, but never fewer than that
-SEVERITIES = 5
 EASY, HARD, ANY = (0.0, 0.4), (0.6, 1.0), (0.0, 1.0)
 SEED = 20_000_003  # the report's pictures never change
 PREVIEW = 160  # pixels of an original's longer side
@@ -111,7 +111,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Corrupted:
-    """`correct` and `refused` (corruptions, severities, n); the table's rows."""
+    """`correct` (corruptions, severities, n); the table's rows."""
 
     names: list[str]
     correct: NDArray[np.bool_]
@@ -158,10 +158,10 @@ def measure(classifier: Classifier, test: Split, sets: Sequence[Labelled], other
     return Report(clean, served, corrupted, refusals, rows, metrics_of(clean, corrupted, rows))
 
 
-def plain(classifier: Classifier, digits: Split, name: str, group: str = "digits") -> Answers:
+def plain(classifier: Classifier, digits: Split, name: str) -> Answers:
     """28×28 digits, straight to the model."""
     readings = [Reading(image[np.newaxis]) for image in digits.images]
-    return _decided(classifier, name, group, readings, digits.labels, fingerprint(digits), digits.images)
+    return _decided(classifier, name, "digits", readings, digits.labels, fingerprint(digits), digits.images)
 
 
 # -- corruptions ------------------------------------------------------------------------------------------------------
@@ -172,13 +172,13 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
 
     The intervals are as if all pictures were independent.
     """
-    rows, correct = [], np.zeros((len(CORRUPTIONS), SEVERITIES, len(digits)), bool)
+    rows, correct = [], np.zeros((len(CORRUPTIONS), len(SEVERITIES), len(digits)), bool)
     digest = hashlib.sha256()
     for place, (name, corrupt) in enumerate(CORRUPTIONS.items()):
         answers = []
-        for level in range(SEVERITIES):
+        for level, severity in enumerate(SEVERITIES):
             rng = np.random.default_rng([SEED, place, level])
-            spoilt = corrupt(digits.images, level + 1, rng)
+            spoilt = corrupt(digits.images, severity, rng)
             readings = [imaging.interpret(image) for image in spoilt]
             facts = fingerprint(Split(spoilt, digits.labels))
             digest.update(facts.encode())
@@ -223,7 +223,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
         ):
             digest.update(content + bytes([label]))
             if not isinstance(reading, Reading):
-                unreadable[row] = f"{file}: {reading}"
+                unreadable[row] = as_text(f"{file}: {reading}")
                 reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
             readings.append(reading)
             progress(row + 1, len(files))

@@ -33,7 +33,7 @@ ABOUT = {
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file, of which most are small
 
-_adopted: str | None = None  # the run that `mlflow run` made, where it is in our experiment
+_adopted: str | None = None  # the run that `mlflow run` made, where it is in our experiment, until it is used
 
 
 def connect() -> str:
@@ -75,6 +75,18 @@ def adopt(launcher: str | None, experiment: str | None) -> bool:
     if launcher is not None and _adopted is None:
         write_json(LAUNCHED / f"{launcher}.json", {"process": process()})
     return _adopted is not None
+
+
+def left_over() -> bool:
+    """Whether the run of `mlflow run` was in our experiment, and no step has made it its own."""
+    return _adopted is not None
+
+
+def _adopt() -> str | None:
+    """The id of the run that `mlflow run` made, once, if it is in our experiment."""
+    global _adopted
+    mine, _adopted = _adopted, None
+    return mine
 
 
 def process() -> str:
@@ -133,7 +145,7 @@ def run(
     own = {"kind": kind, "process": process(), **provenance.git(), **(tags or {})}
     top = mlflow.active_run() is None and parent is None
     started = mlflow.start_run(
-        run_id=again or (_adopted if top else None),
+        run_id=again or (_adopt() if top else None),
         run_name=name,
         nested=not top,
         parent_run_id=parent,
@@ -180,6 +192,19 @@ def find_runs(filter_string: str, most: int = 100) -> list[Run]:
             [experiment_id()], filter_string, ViewType.ACTIVE_ONLY, most, ["attributes.start_time DESC"]
         )
     )
+
+
+def still_there(run_id: str | None) -> str | None:
+    """The id of a run, unless somebody has deleted it or another database is used now."""
+    if run_id is None:
+        return None
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return None
+    return run_id if run.info.lifecycle_stage == "active" else None
 
 
 def is_missing(error: MlflowException) -> bool:

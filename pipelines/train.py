@@ -87,9 +87,9 @@ def chosen_recipe(asked: str, data: Data) -> tuple[dict[str, Any], str]:
     if asked == "default":
         return asdict(base_recipe(len(data.train))), "default"
     if asked == "best":
-        query = f"tags.outcome = 'complete' and tags.fingerprint = '{data.fingerprint}'"
-        for run in tracking.find_runs(query):
-            if run.data.tags.get("kind") in ("study", "main") and "best_learning_rate" in run.data.params:
+        complete = f"tags.outcome = 'complete' and tags.fingerprint = '{data.fingerprint}'"
+        for run in tracking.find_runs(f"{complete} and params.best_learning_rate != ''"):
+            if run.data.tags.get("kind") in ("study", "main"):
                 return _recipe_of(run.info.run_id), run.info.run_id
         return asdict(base_recipe(len(data.train))), "default"
     return _recipe_of(asked), asked

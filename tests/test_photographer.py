@@ -40,7 +40,7 @@ def test_a_photograph_is_a_colour_picture_of_a_sensible_size(hardness: float) ->
         assert picture.dtype == np.uint8
         assert picture.ndim == 3
         assert picture.shape[2] == 3
-        assert 28 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= scenery.LARGEST
+        assert 28 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= 1100
 
 
 def test_the_same_generator_takes_the_same_photograph() -> None:

@@ -131,6 +131,19 @@ def test_a_damaged_member_of_a_zip_file_is_an_error_row_too(tmp_path: Path) -> N
     assert sum(error == "" for error in errors) == 2
 
 
+def test_a_damaged_member_is_an_error_row_however_it_is_compressed(tmp_path: Path) -> None:
+    folder, path = folder_of(tmp_path / "in", 3), tmp_path / "in.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, file.relative_to(folder))
+        start = archive.infolist()[1].header_offset
+    content = bytearray(path.read_bytes())
+    content[start + 60 : start + 90] = bytes(30)
+    path.write_bytes(content)
+    errors = [row["error"] for row in write(path, tmp_path / "a.csv")]
+    assert [bool(error) for error in errors].count(True) == 1
+
+
 def test_a_file_that_vanishes_is_an_error_row(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "in", 2)
     listing = inputs.find(str(folder))
@@ -299,6 +312,9 @@ def test_a_listed_picture_that_is_missing_is_an_error_row_and_a_wrong_label_an_e
     assert "No such file" in missing["error"]
     (folder / "labels.csv").write_text("path,label\none/0001.png,eleven\n")
     with pytest.raises(UserError, match=r"labels.csv:2: expected the columns path,label with a label 0 to 9"):
+        inputs.find(str(folder))
+    (folder / "labels.csv").write_text('path,label\n"' + "x" * 200_000)
+    with pytest.raises(UserError, match=r"labels.csv can't be read: field larger than field limit"):
         inputs.find(str(folder))
 
 

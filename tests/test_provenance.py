@@ -31,6 +31,11 @@ def test_a_release_archive_has_the_commit_in_a_file_whatever_repository_it_lies_
     assert provenance.git() == {"git_commit": COMMIT, "git_dirty": dirty}
 
 
+def test_what_git_cannot_say_is_unknown(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_git", lambda *words: COMMIT if words[0] == "rev-parse" else None)
+    assert provenance.git() == {"git_commit": COMMIT, "git_dirty": "unknown"}
+
+
 def test_without_git_and_without_that_file_it_is_unknown(source: Path) -> None:
     (source / ".git").write_text("gitdir: nowhere\n")
     assert provenance.git() == {"git_commit": "unknown", "git_dirty": "unknown"}

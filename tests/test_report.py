@@ -1,5 +1,7 @@
 """The report counts what the model answers, on pictures that take the way they take in the service."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -152,6 +154,18 @@ def test_two_folders_of_one_name_are_refused_and_one_that_is_named_twice_is_not(
     assert [found.name for found in evaluate.sets_of(digits, [first, first])] == ["mine"]
 
 
+def test_pictures_beside_the_data_without_labels_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled(tmp_path / "drawn")
+    (tmp_path / "photos").mkdir()
+    digits = replace(data.load("digits", tmp_path), root=tmp_path)
+    assert [found.name for found in evaluate.sets_of(digits, [])] == ["drawn"]
+    assert "not reported on: there are no pictures" in capsys.readouterr().out
+    with pytest.raises(UserError, match="there are no pictures"):
+        evaluate.sets_of(digits, [tmp_path / "photos"])
+
+
 def labelled(folder: Path) -> Path:
     (folder / "7").mkdir(parents=True)
     cv2.imwrite(str(folder / "7" / "a.png"), np.zeros((9, 9), np.uint8))
@@ -162,6 +176,13 @@ def test_a_file_that_has_gone_counts_as_wrong_and_is_named(classifier: Classifie
     answers = report.pictures(classifier, report.Labelled("mine", [tmp_path / "gone.png"] * 10, [*range(10)]))
     assert not answers.correct.any()  # one of them has the label that the model gives to nothing at all
     assert "gone.png" in answers.unreadable[9]
+
+
+def test_what_cannot_be_read_is_named_in_text_whatever_its_name(classifier: Classifier, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    file.write_bytes(b"no picture")
+    answers = report.pictures(classifier, report.Labelled("mine", [file], [7]))
+    assert r"caf\udce9.jpg" in answers.unreadable[0].encode().decode()
 
 
 def test_a_picture_that_is_hundreds_of_times_as_long_as_high_is_shown_among_the_mistakes(tmp_path: Path) -> None:

@@ -269,6 +269,9 @@ def test_a_worker_that_starts_again_beside_a_model_that_cannot_be_served_takes_t
         os.kill(first, signal.SIGKILL)
         eventually(lambda: server.log.count("answering with digits:1") == 2)
         assert server.post("/predict", png()).json["model"] == "digits:1"
+        forget(tmp_path, "digits:v2")
+        store(tmp_path, tiny_model(1), "2")  # the same one, mended
+        eventually(lambda: server.log.count("answering with digits:2") == 1)
 
 
 def test_a_model_named_in_the_settings_is_kept_whatever_is_added(tmp_path: Path) -> None:
