@@ -169,7 +169,7 @@ def test_mnist_images_and_blank_pages_never_reach_it(segmenter: Segmenter, monke
     faint = np.clip(rng.normal(200, 1.2, (300, 300)), 0, 255).astype(np.uint8)
     assert int(np.ptp(faint)) >= 4
     assert interpret(faint).blank, "found blank by looking, not for having one grey only"
-    enlarged = cv2.resize(IMAGES[4], (280, 280), interpolation=cv2.INTER_CUBIC)
+    enlarged = cv2.resize(IMAGES[3], (280, 280), interpolation=cv2.INTER_CUBIC)
     for picture in (rng.integers(0, 256, (28, 28), np.uint8), page(300, 300), faint, enlarged):
         interpret(picture, segmenter)
 
