@@ -21,7 +21,7 @@ def letter(rng: np.random.Generator) -> Field:
 
 def _written(rng: np.random.Generator) -> list[Stroke]:
     """Any letter in any of its forms."""
-    forms = LETTERS[list(LETTERS)[rng.integers(len(LETTERS))]]
+    forms = list(LETTERS.values())[rng.integers(len(LETTERS))]
     return strokes_of(forms[rng.integers(len(forms))], rng, 0.35)
 
 

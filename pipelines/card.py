@@ -45,7 +45,7 @@ def write(training_run: str, report_run: str | None) -> str:
         f"- {params.get('epochs', '?')} epochs, seed {params.get('seed', '?')}, run `{training_run}`",
         f"- recipe: {_recipe(params)}",
         f"- validation accuracy {_percent(metrics.get('validation_accuracy'))}, temperature "
-        f"{metrics.get('temperature', float('nan')):.3f}, threshold {metrics.get('threshold', math.nan):.3f}, "
+        f"{metrics.get('temperature', math.nan):.3f}, threshold {metrics.get('threshold', math.nan):.3f}, "
         f"of photographs {metrics.get('photograph_threshold', math.nan):.3f}, "
         f"served in {tags.get('precision', '?')}, {tags.get('form', '?')} form",
         f"- git commit `{tags.get('git_commit', 'unknown')[:12]}`{_dirty(tags)}",

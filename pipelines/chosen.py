@@ -62,16 +62,16 @@ def _stored(tag: str) -> Chosen | None:
     import bentoml
     from bentoml.exceptions import BentoMLException, NotFound
 
+    repair = "import it again with mlflow run . -e promote"
     try:
         model = bentoml.models.get(tag)
     except NotFound:
         return None
     except BentoMLException as error:  # a folder without its description: an import was killed
-        repair = "import it again with mlflow run . -e promote"
         raise UserError(f"the stored model {tag} can't be read ({error}); {repair}") from None
     files = sorted(Path(model.path).rglob("model.onnx"))
     if not files:
-        raise UserError(f"the stored model {model.tag} has no model.onnx; import it again with mlflow run . -e promote")
+        raise UserError(f"the stored model {model.tag} has no model.onnx; {repair}")
     return verified(Chosen(str(model.tag), files[0].read_bytes()), str((model.info.metadata or {}).get("sha256", "")))
 
 

@@ -31,10 +31,10 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def as_text(name: object) -> str:
-    """A file's name as text, which it need not be: bytes that are no UTF-8 are spelt out."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
-
-
 def write_json(path: Path, content: Any) -> None:
     write(path, json.dumps(content, indent=1).encode())
+
+
+def spelt(name: str) -> str:
+    """A file's name as text, which it need not be: bytes that are no UTF-8 are spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
 """Starts one step: words in, exit status out. Errors that users can mend become one line; signals end a step cleanly.
 
-`mlflow run` makes a run before it starts our command, in whatever experiment is the default. Where that is ours, the
-step uses it; where not, it is ended truthfully and put in MLflow's bin, so that there is one place to look.
+`mlflow run` makes a run before it starts our command, in whatever experiment is the default. Where that is ours, a
+step may use it; where none does, it is ended truthfully and put in MLflow's bin, so that there is one place to look.
 """
 
 from __future__ import annotations

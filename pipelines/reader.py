@@ -24,7 +24,7 @@ from digits.classifier import Answer, Classifier
 from digits.imaging import ImageError, Limits, Reading
 from digits.workers import end_with_parent
 from pipelines.errors import UserError
-from pipelines.files import as_text
+from pipelines.files import spelt
 from pipelines.inputs import Listing, Source
 
 SIZE = 32  # pictures in a group
@@ -93,7 +93,7 @@ class Reader:
 
 
 def _row(name: str, label: int | None, answer: Answer | str) -> Row:
-    path = as_text(name)
+    path = spelt(name)
     if isinstance(answer, str):
         return [path, *[None] * 13, label, " ".join(answer.split())]
     numbers = [round(number, DECIMALS) for number in answer.probabilities]

@@ -30,7 +30,7 @@ from digits.settings import cores
 from digits.thumbnails import grey
 from digits.workers import in_order
 from pipelines import inputs, own
-from pipelines.files import as_text
+from pipelines.files import spelt
 from pipelines.material import bar, fingerprint, read_outliers_of
 
 PART, FEWEST = 10, 10  # one test digit in so many is corrupted and photographed, but never fewer than that
@@ -223,7 +223,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
         ):
             digest.update(content + bytes([label]))
             if not isinstance(reading, Reading):
-                unreadable[row] = as_text(f"{file}: {reading}")
+                unreadable[row] = spelt(f"{file}: {reading}")
                 reading = Reading(np.zeros((1, 28, 28), np.uint8), blank=True)
             readings.append(reading)
             progress(row + 1, len(files))

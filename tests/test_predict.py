@@ -131,6 +131,15 @@ def test_a_damaged_member_of_a_zip_file_is_an_error_row_too(tmp_path: Path) -> N
     assert sum(error == "" for error in errors) == 2
 
 
+def test_a_zip_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    path = zipped(folder_of(tmp_path / "in", 1), tmp_path / "in.zip")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99  # the version that is needed to read it
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="expected a whole zip file"):
+        inputs.find(str(path))
+
+
 def test_a_damaged_member_is_an_error_row_however_it_is_compressed(tmp_path: Path) -> None:
     folder, path = folder_of(tmp_path / "in", 3), tmp_path / "in.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:

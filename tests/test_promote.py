@@ -286,12 +286,57 @@ def test_the_best_recipe_is_that_of_a_study_of_the_same_pictures_however_long_ag
     from pipelines.train import chosen_recipe
 
     data = load("digits", world)
+    monkeypatch.setattr(tracking, "find_runs", partial(tracking.find_runs, most=1))
     for fingerprint, rate in (("another", 0.5), (data.fingerprint, 0.25)):
         with tracking.run("Study", "study", tags={"fingerprint": fingerprint, "dataset": "digits"}) as run:
             mlflow.log_param("best_learning_rate", rate)
             mlflow.log_dict(asdict(replace(Recipe(), learning_rate=rate)), "recipe.json")
-        monkeypatch.setattr(tracking, "find_runs", partial(tracking.find_runs, most=1))
         with tracking.run("Report", "report", tags={"fingerprint": data.fingerprint}):  # newer, and no study
             pass
         recipe, source = chosen_recipe("best", data)
         assert (source == run.info.run_id) == (recipe["learning_rate"] == rate) == (fingerprint == data.fingerprint)
+
+
+def test_a_run_that_somebody_has_deleted_is_no_longer_there(world: Path) -> None:
+    from mlflow import MlflowClient
+
+    from pipelines import tracking
+
+    with tracking.run("Study", "study") as run:
+        pass
+    assert tracking.still_there(run.info.run_id) == run.info.run_id
+    MlflowClient().delete_run(run.info.run_id)
+    assert [tracking.still_there(run_id) for run_id in (run.info.run_id, "0" * 32, None)] == [None] * 3
+
+
+def test_the_run_that_mlflow_made_is_left_over_until_a_step_makes_it_its_own(world: Path) -> None:
+    from mlflow import MlflowClient
+
+    from pipelines import tracking
+
+    with tracking.run("Parent", "main") as parent:
+        pass
+    launcher = MlflowClient().create_run(tracking.experiment_id()).info.run_id
+    assert tracking.adopt(launcher, tracking.experiment_id())
+    with tracking.run("Report", "report", parent=parent.info.run_id) as below:
+        pass
+    assert tracking.left_over()
+    with tracking.run("Training", "training") as own:
+        pass
+    assert not tracking.left_over()
+    assert own.info.run_id == launcher != below.info.run_id
+
+
+def test_a_stored_model_without_its_description_is_a_line_and_no_traceback(world: Path, champion: int) -> None:
+    from pipelines import chosen, registry, store
+    from pipelines.errors import UserError
+
+    promote(str(champion))
+    tag = store.tag_of(registry.find(str(champion)))
+    description = world / "bentoml" / "models" / Path(*tag.split(":")) / "model.yaml"
+    hidden = description.rename(description.with_suffix(".hidden"))
+    try:
+        with pytest.raises(UserError, match=r"can't be read .* import it again"):
+            chosen.find(tag)
+    finally:
+        hidden.rename(description)
