@@ -183,6 +183,7 @@ def load_model(model: bentoml.Model, bento: str) -> Loaded:
         **{fact: known.get(fact) for fact in facts},
         "sha256": classifier.sha256,
         "threshold": classifier.threshold,
+        "photograph_threshold": classifier.photograph_threshold,
         "segmenter": classifier.segmenter.sha256 if classifier.segmenter else None,
         "metadata": known,
         "libraries": {

@@ -159,7 +159,7 @@ class Classifier:
         segmenter does not see. Their probabilities, weighted, are the answer's; chosen is the candidate that is most
         surely this digit, the earlier one where two are.
         """
-        rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 9: plain floats beat NumPy here
+        rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 10: plain floats beat NumPy here
         row, weights, total = rows[0], [1.0], 1.0
         if len(rows) > 1:
             weights = self._weights(reading, rows, singles)

@@ -224,10 +224,15 @@ def predict_logits(
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which networks work in the device's `number_format`."""
+    wanted = number_format(device)
+    return nullcontext() if wanted == torch.float32 else torch.autocast(device.type, dtype=wanted)
+
+
+def number_format(device: torch.device) -> torch.dtype:
     """bfloat16 where it is faster: on CUDA, and on CPUs that multiply it faster than float32 (docs/log.md)."""
-    if device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16()):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    fast = device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16())
+    return torch.bfloat16 if fast else torch.float32
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -88,7 +88,7 @@ WORDS = {
     "limit": "0 for all pictures, or a whole number from 100 to 60000",
     "input": "a folder, a zip file, a picture or a pattern such as 'pictures/*.jpg'",
     "output": "a file name that ends in .csv or .parquet",
-    "model": "a version of the registry, a tag of the BentoML store or an ONNX file",
+    "model": "champion, a version or alias of the registry, a tag of the BentoML store or an ONNX file",
     "floor": "auto or an accuracy from 0 to 1",
     "recipe": "best, default or the id of a run that has a recipe",
     "study": "a name of letters, digits, dots, dashes and underscores",
@@ -237,7 +237,7 @@ class Predict(Parameters):
     )
     output: str = Field("answers.csv", pattern=r"\.(csv|parquet)$", description="file of answers, .csv or .parquet")
     model: str = Field(
-        "champion", min_length=1, description="champion, digits/3, a tag of the BentoML store or a path to model.onnx"
+        "champion", min_length=1, description="champion, digits/3, digits/challenger, a tag of the BentoML store or a path to model.onnx"
     )
     engine: Literal["local", "ray"] = Field("local", description="local: this machine; ray: the cluster at RAY_ADDRESS")
 

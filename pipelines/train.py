@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from digits import export
 from digits.classifier import PHOTOGRAPH_THRESHOLD, Classifier, carrying
 from digits.data import Data, Split
-from digits.fit import EpochReport, Recipe, predict_logits
+from digits.fit import EpochReport, Recipe, choose_device, number_format, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
 from digits.network import DigitNet
 from pipelines import logbook, own, pictures, provenance, ranks, registry, tracking
@@ -123,7 +123,8 @@ def train(
             logbook.log_table(own.TABLE, own.COLUMNS, own.as_rows(extra))
         mlflow.log_params({f"recipe_{name}": value for name, value in asdict(recipe).items()})
         mlflow.log_dict(asdict(recipe), "recipe.json")
-        mlflow.set_tag("processes", str(ranks.count()))
+        trained_in = str(number_format(choose_device(parameters.device))).removeprefix("torch.")
+        mlflow.set_tags({"processes": str(ranks.count()), "trained_in": trained_in})
         net = fitted(job, material, recipe, parameters)
         facts = {
             "dataset": data.name,
