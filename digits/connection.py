@@ -61,8 +61,8 @@ class OneWrite:
             self.head = bytes(data)
             self.loop.call_soon(self.flush)
         else:
-            self.transport.write(self.head + data)
-            self.head = None
+            head, self.head = self.head, None
+            self.transport.write(head + data)
 
     def write_whole(self, data: bytes) -> None:
         """Writes an answer that is all there."""
@@ -72,13 +72,15 @@ class OneWrite:
     def flush(self) -> None:
         """Writes a head that is still waiting."""
         if self.head is not None:
-            self.transport.write(self.head)
-            self.head = None
+            head, self.head = self.head, None
+            self.transport.write(head)
 
     def close(self) -> None:
         """After what is written, if the client takes it in time."""
-        self.flush()
-        self.transport.close()
+        try:
+            self.flush()
+        finally:
+            self.transport.close()
         if self.transport.get_write_buffer_size():
             self.loop.call_later(self.idle_seconds, self.transport.abort)
 
@@ -175,7 +177,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 6.5.1)
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))  # blanks are no part of it (RFC 9110 5.5)
 
     def on_headers_complete(self) -> None:
         self.in_head = False
@@ -185,6 +187,9 @@ class Connection(HttpToolsProtocol):
             raise head_too_large()
         self.fruitless = 0
         self.check_head()
+        if self.url.lower().startswith((b"http://", b"https://")):  # a proxy's form, whose path may be empty
+            parts = httptools.parse_url(self.url)
+            self.url = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
 
@@ -195,9 +200,9 @@ class Connection(HttpToolsProtocol):
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if version == "1.0":
             self.expect_100_continue = False
-        elif version != "1.1" or len(hosts) != 1:
+        elif version != "1.1" or not hosts:
             raise malformed()
-        if codings not in ([], [b"chunked"]) or not all(map(HOST.fullmatch, hosts)):
+        if len(hosts) > 1 or codings not in ([], [b"chunked"]) or not all(map(HOST.fullmatch, hosts)):
             raise malformed()
 
     def on_body(self, body: bytes) -> None:
@@ -414,9 +419,14 @@ class Connection(HttpToolsProtocol):
             self.say(refusal)
 
     def say(self, refusal: Refusal) -> None:
+        """Tells the client, and nothing else after it, whatever a request that is under way has to say."""
         self.express.front.telemetry.error(refusal.code)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         content = refusal.json().encode()
         headers = {
+            **{name.decode(): value.decode() for name, value in self.server_state.default_headers},
             "content-type": "application/json",
             "content-length": str(len(content)),
             "connection": "close",

@@ -18,7 +18,8 @@ MOST_SCANS = 100  # of a progressive JPEG file: encoders make ten
 MOST_CHUNKS = 20_000  # of a PNG file: 20 MiB in pieces of a kilobyte
 MOST_BLOCKS = 100_000  # of a GIF file: 25 MB in pieces of 255 bytes, which is the most that they have
 MOST_STRIPS = 20_000  # of a TIFF file, or tiles
-MOST_RUNS = 1_000_000  # pixels of a run-length encoded BMP file, which Pillow decodes one run at a time
+MOST_RUNS = 1_000_000  # of two bytes, and pixels, of a run-length encoded BMP file: Pillow decodes one run at a time
+BMP_HEAD_BYTES = 4_096  # of a BMP file, its palette included
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_HEAD = PNG_START + b"\0\0\0\rIHDR"  # with which every PNG file that is in order begins
@@ -146,13 +147,16 @@ def _colours(packed: int) -> int:
 
 
 def check_tiff(data: bytes) -> None:
-    """Raises Excess where the first picture is in more strips or tiles than any program makes."""
+    """Raises Excess where the first picture is in more strips or tiles, or described by more entries, than any program
+    makes."""
     order, big = ("<" if data[:2] == b"II" else ">"), data[2:3] == b"+" or data[3:4] == b"+"
     try:
         (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
         at, size = at + (8 if big else 2), 20 if big else 12
-        for entry in range(min(entries, MOST_SEGMENTS)):
+        if entries > MOST_SEGMENTS:
+            raise Excess("entries")
+        for entry in range(entries):
             tag, _, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at + entry * size)
             if tag in (273, 324) and count > MOST_STRIPS:
                 raise Excess("strips")
@@ -161,9 +165,9 @@ def check_tiff(data: bytes) -> None:
 
 
 def check_bmp(data: bytes) -> None:
-    """Raises Excess for a run-length encoded file of more than a million pixels."""
+    """Raises Excess for a run-length encoded file of more than a million pixels, or with more runs than these need."""
     if len(data) < 34 or int.from_bytes(data[14:18], "little") < 40:
         return
     width, height, _, _, compression = struct.unpack_from("<iiHHI", data, 18)
-    if compression in (1, 2) and abs(width * height) > MOST_RUNS:
+    if compression in (1, 2) and (abs(width * height) > MOST_RUNS or len(data) > 2 * MOST_RUNS + BMP_HEAD_BYTES):
         raise Excess("runs of pixels")

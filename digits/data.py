@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +58,8 @@ class Data:
     """What a model is trained and chosen on, and the hash that says so.
 
     `fingerprint` is the sha256 of all pictures and labels of both splits, in order; `bundled` is true for the 1,797
-    digits of scikit-learn; `limit` is the number of training pictures that was asked for, or None for all.
+    digits of scikit-learn; `limit` is the number of training pictures that was asked for, or None for all; `missing` is
+    why it is not MNIST, where that was tried.
     """
 
     name: Literal["mnist", "digits"]
@@ -67,6 +68,7 @@ class Data:
     fingerprint: str
     root: Path | None
     limit: int | None = None
+    missing: str = ""
 
     @property
     def bundled(self) -> bool:
@@ -90,10 +92,10 @@ def load(dataset: DatasetName, root: Path, *, limit: int | None = None) -> Data:
         return _data("digits", _bundled("train"), None, limit)
     try:
         return _data("mnist", _mnist("train", root), root, limit)
-    except DataMissing:
+    except DataMissing as error:
         if dataset == "mnist":
             raise
-        return _data("digits", _bundled("train"), None, limit)
+        return replace(_data("digits", _bundled("train"), None, limit), missing=str(error))
 
 
 def fetch_test(data: Data) -> None:

@@ -109,12 +109,14 @@ class Exchange:
         "held",
         "limit",
         "model",
+        "over",
         "pending",
         "placed",
         "receive",
         "scope",
         "send",
         "started",
+        "status",
     )
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +133,9 @@ class Exchange:
         self.held = 0
         self.placed = False
         self.model = ""
-        self.finished = 0.0  # when the last byte of the answer was handed over
+        self.over = False  # nobody waits for the pictures of a batch any more
+        self.status = 0  # of the answer, once it was handed over,
+        self.finished = 0.0  # and when its last byte was
 
     @property
     def since(self) -> float | None:
@@ -160,10 +164,6 @@ class Exchange:
                 return await self.refuse(Refusal(408, "request_timeout", f"the body took longer than {seconds} s"))
             return await self.refuse(Refusal(504, "timeout", f"no answer within {seconds} s"))
         except ConnectionResetError:
-            return CLOSED
-        except asyncio.CancelledError as end:
-            if end.args != (GONE,):
-                raise
             return CLOSED
         except Exception:
             log.exception("%s failed", self.scope["path"])
@@ -238,7 +238,7 @@ class Exchange:
         if self.scope["method"] == "HEAD":
             content = b""
         await self.send({"type": "http.response.body", "body": content, "more_body": lingering})
-        self.finished = time.perf_counter()
+        self.status, self.finished = status, time.perf_counter()
         if lingering:
             await self.take_in(LINGER_SECONDS)
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})

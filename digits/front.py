@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digits.classifier import Classifier
-from digits.exchange import App, Exchange, Gate, Message, Receive, Scope, Send
+from digits.exchange import CLOSED, GONE, App, Exchange, Gate, Message, Receive, Scope, Send
 from digits.imaging import ImageError, Limits, Reading, read
 from digits.requests import Refusal, is_small, multipart, not_allowed, unanswered
 from digits.settings import Settings
@@ -34,6 +34,7 @@ PEER = re.compile(r"[\w.:%-]{1,64}", re.ASCII)  # an address; a proxy may pass o
 # Plain formatting: rounding eleven numbers and json.dumps take four times as long. A name has no letters to escape.
 TEN = ", ".join(["%.6f"] * 10)
 RESULT = f'{{"digit": %d, "probability": %.6f, "probabilities": [{TEN}], "accepted": %s, "model": "%s"%s}}'
+OTHER = "other"  # the route of what is nobody's
 CHUNK = 16  # pictures of a batch that are decoded and handed to the model together
 
 
@@ -88,17 +89,21 @@ class Front:
         if scope["type"] != "http":
             await self.behind(scope, receive, send)
             return
-        route = scope["path"]
-        found = self.handlers.get(route)
+        path = scope["path"]
+        found = self.handlers.get(path)
+        route = path if found is not None else self.route(path)
         exchange = Exchange(self.gate, scope, receive, send)
-        if found is not None:
-            handler, methods, limit = found
-            if scope["method"] in methods:
-                status = await exchange.run(handler, limit)
+        try:
+            if found is None:
+                status = await self.elsewhere(route, exchange)
+            elif scope["method"] in found[1]:
+                status = await exchange.run(found[0], found[2])
             else:
-                status = await exchange.refuse(not_allowed(route, methods))
-        else:
-            route, status = await self.elsewhere(route, exchange)
+                status = await exchange.refuse(not_allowed(route, found[1]))
+        except asyncio.CancelledError as end:
+            if end.args != (GONE,):
+                raise
+            status = exchange.status or CLOSED  # what it was told before it went, if anything
         seconds = (exchange.finished or time.perf_counter()) - exchange.started
         self.note(scope.get("client"), scope["method"], route, status, seconds)
 
@@ -110,13 +115,16 @@ class Front:
             peer = host if PEER.fullmatch(host) else "-"
             log.info("%s %s %s %d %.1f ms", peer, method, route, status, seconds * 1000)
 
-    async def elsewhere(self, path: str, exchange: Exchange) -> tuple[str, int]:
-        """Hands on what belongs to the application behind. Gives the route, one of a fixed few, and the status."""
-        route = path if path in self.routes else next((p for p in self.prefixes if path.startswith(p)), None)
-        if route is None:
-            return "other", await exchange.refuse(unanswered(404))
+    def route(self, path: str) -> str:
+        """What belongs to the application behind, one of a fixed few; OTHER where nobody knows it."""
+        return path if path in self.routes else next((p for p in self.prefixes if path.startswith(p)), OTHER)
+
+    async def elsewhere(self, route: str, exchange: Exchange) -> int:
+        """Hands on what belongs to the application behind. Gives the status."""
+        if route == OTHER:
+            return await exchange.refuse(unanswered(404))
         if exchange.scope["method"] not in READING:
-            return route, await exchange.refuse(not_allowed(route, READING))
+            return await exchange.refuse(not_allowed(route, READING))
         status = 500
 
         async def watched(message: Message) -> None:
@@ -125,7 +133,7 @@ class Front:
                 status = message["status"]
             if status < 400 or route in PROBES:
                 await exchange.send(message)
-                exchange.finished = time.perf_counter()
+                exchange.status, exchange.finished = status, time.perf_counter()
 
         try:
             await self.behind(exchange.scope, exchange.receive, watched)
@@ -135,14 +143,14 @@ class Front:
                 raise
         if status >= 400 and route not in PROBES:  # said in plain text there
             await exchange.refuse(unanswered(status))
-        return route, status
+        return status
 
     async def predict(self, exchange: Exchange) -> bytes:
         """POST /predict: one picture, raw or as multipart field `image`."""
         data = await exchange.body()
         if exchange.boundary is not None:
             data = multipart(data, exchange.boundary, "image", 1)[0]
-        (reading,) = await self.read_beside([data])
+        (reading,) = await self.read_beside([data], exchange)
         if isinstance(reading, Refusal):
             raise reading
         probabilities, digitness, served = await self.infer(reading.images)
@@ -161,13 +169,19 @@ class Front:
             async with few:
                 return await self.part(images[start : start + CHUNK], exchange)
 
-        parts = await asyncio.gather(*map(part, range(0, len(images), CHUNK)))
+        tasks = [asyncio.ensure_future(part(start)) for start in range(0, len(images), CHUNK)]
+        try:
+            parts = await asyncio.gather(*tasks)
+        finally:
+            exchange.over = True
+            for task in tasks:
+                task.cancel()
         results = [result for part in parts for result in part]
         return f'{{"results": [{", ".join(results)}]}}'.encode()
 
     async def part(self, images: list[bytes], exchange: Exchange) -> list[str]:
         """The results of a few of a batch's pictures: decoded in one go, scored in one go."""
-        readings = await self.read_beside(images)
+        readings = await self.read_beside(images, exchange)
         good = [reading for reading in readings if isinstance(reading, Reading)]
         if good:
             probabilities, digitness, served = await self.infer(np.concatenate([reading.images for reading in good]))
@@ -182,14 +196,19 @@ class Front:
             results.append(self.result(reading, probabilities[rows], digitness[rows], served, exchange.since))
         return results
 
-    async def read_beside(self, images: list[bytes]) -> list[Reading | Refusal]:
-        """The readings of some files: in a thread, unless all are so small that the way there would take longer."""
+    async def read_beside(self, images: list[bytes], exchange: Exchange) -> list[Reading | Refusal]:
+        """The readings of some files: in a thread, unless all are so small that the way there would take longer.
+
+        A thread can't be cancelled: it looks before each whether anybody still waits for it.
+        """
         if all(map(is_small, images)):
             if len(images) > 1:
                 await asyncio.sleep(0)  # the loop has other business too
             return [self.read(image) for image in images]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.pool, lambda: [self.read(image) for image in images])
+        return await loop.run_in_executor(
+            self.pool, lambda: [self.read(image) for image in images if not exchange.over]
+        )
 
     def read(self, data: bytes) -> Reading | Refusal:
         """The reading of one file, or why it has none: whatever a decoder trips over is that file's own trouble."""

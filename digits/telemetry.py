@@ -103,8 +103,9 @@ class Telemetry:
         self._soon()
 
     def end(self) -> None:
-        """It is over; `request` follows."""
+        """It is over."""
         self._running -= 1
+        self._soon()
 
     def _soon(self) -> None:
         if self._timer is None:

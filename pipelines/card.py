@@ -36,7 +36,7 @@ def write(training_run: str, report_run: str | None) -> str:
         "## Results",
         _results(report_run),
         "## Data",
-        f"- {_data(tags)}, fingerprint `{tags.get('fingerprint', 'unknown')[:16]}`",
+        f"- {_data(run)}, fingerprint `{tags.get('fingerprint', 'unknown')[:16]}`",
         f"- {params.get('photographs', '?')} synthetic photographs of training digits, "
         f"{params.get('outliers', '?')} pictures of no digit",
         *_own(run),
@@ -69,21 +69,32 @@ def _results(report_run: str | None) -> str:
     return tracking.read(report_run, "report/table.md").decode()
 
 
-def _data(tags: dict[str, Any]) -> str:
+def _data(run: Run) -> str:
+    tags = run.data.tags
+    counts = [
+        f"{int(count['pictures']):,} {what}"
+        for context, what in (("training", "to train"), ("validation", "to validate"))
+        for count in _inputs(run, f"{tags.get('dataset')} {context}")
+    ]
     if tags.get("bundled") == "true":
-        return "the 1,797 digits of 8×8 that ship with scikit-learn, enlarged: **for trying things out only**"
-    return "MNIST (LeCun, Cortes, Burges), 55,000 to train and 5,000 to validate"
+        words = "the 1,797 digits of 8×8 that ship with scikit-learn, enlarged: **for trying things out only**"
+    else:
+        words = "MNIST (LeCun, Cortes, Burges)"
+    return ", ".join([words, *counts])
+
+
+def _inputs(run: Run, name: str) -> list[dict[str, str]]:
+    """The tags of a run's data sets of that name."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return [{tag.key: tag.value for tag in entry.tags} for entry in inputs if entry.dataset.name == name]
 
 
 def _own(run: Run) -> list[str]:
     """What it learnt from besides, where it did."""
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    shown = [entry for entry in inputs if entry.dataset.name == OWN]
-    counts = [{tag.key: tag.value for tag in entry.tags} for entry in shown]
     return [
         f"- {count['pictures']} own pictures, and {count['held_out']} held out for the report, "
         f"fingerprint `{count['fingerprint'][:16]}`"
-        for count in counts
+        for count in _inputs(run, OWN)
     ]
 
 

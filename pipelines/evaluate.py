@@ -74,8 +74,9 @@ def evaluate(
         measured = report.measure(classifier, test, sets, others=data.name == "mnist")
         log_report(measured, named(data), job.folder)
         for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
-            for name, value in measured.metrics.items():
-                MlflowClient().log_metric(run_id, name, value)
+            if tracking.still_there(run_id):  # a training run may be in the bin: its model is not
+                for name, value in measured.metrics.items():
+                    MlflowClient().log_metric(run_id, name, value)
         accuracy = measured.metrics["test_accuracy"]
         tracking.rename(f"Report: {accuracy:.2%} on {len(test):,} test digits")
         result = {"report_run": run.info.run_id, "metrics": measured.metrics, "test_count": len(test)}
@@ -83,7 +84,8 @@ def evaluate(
         text = card.write(trained["run_id"], run.info.run_id)
         mlflow.log_text(text, "model card.md")
         tracking.describe(text)
-    tracking.describe(text, trained["run_id"])
+    if tracking.still_there(trained["run_id"]):
+        tracking.describe(text, trained["run_id"])
     print(as_text(measured.rows))
     return dict(job.note("report", result))
 

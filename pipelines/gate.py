@@ -80,9 +80,11 @@ def decide(challenger: Evidence, champion: Evidence | None, floor: float) -> Dec
         return Decision(
             False, [f"it is significantly worse than version {champion.version}: {words}" for words in worse]
         )
-    return Decision(
-        True, [f"it is not significantly worse than version {champion.version}: {words}" for words, _, _ in comparisons]
-    )
+    reasons = [f"it is not significantly worse than version {champion.version}: {words}" for words, _, _ in comparisons]
+    if others := [name.replace("_", " ") for name in challenger.sets if name in champion.sets and name not in same]:
+        again = f"mlflow run . -e evaluate -P model={champion.version}"
+        reasons.append(f"not compared, since the pictures are others now ({again}): {', '.join(others)}")
+    return Decision(True, reasons)
 
 
 def compare(name: str, first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple[str, float, float]:

@@ -45,6 +45,12 @@ class Job:
         """The result of `work`, which is done only if it has not been."""
         return self.state[name] if name in self.state else self.note(name, work())
 
+    def forget(self, *names: str) -> None:
+        """Let go of results that are worth nothing any more."""
+        for name in names:
+            self.state.pop(name, None)
+        write_json(self._file, self.state)
+
     @contextmanager
     def run(self, name: str, kind: str, **options: Any) -> Iterator[Any]:
         """A run of this job; the interrupted one of that kind is gone on with."""

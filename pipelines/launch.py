@@ -1,7 +1,7 @@
 """Starts one step: words in, exit status out. Errors that users can mend become one line; signals end a step cleanly.
 
-`mlflow run` makes a run before it starts our command, in whatever experiment is the default. Where that is ours, a
-step may use it; where none does, it is ended truthfully and put in MLflow's bin, so that there is one place to look.
+`mlflow run` makes a run before it starts our command, in whatever experiment is the default, and logs to it the
+parameters as a shell would have them quoted. It is ended truthfully and put in MLflow's bin: one place is left to look.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def run(words: Sequence[str]) -> int:
     # Progress shows at once in a log file too, and a dash that a terminal has not is no reason to end.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     launcher = os.environ.pop("MLFLOW_RUN_ID", None)
-    experiment = os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     try:
         step, parameters = check(words)
     except ParameterError as error:
-        if rank():
+        if rank() and os.environ.get("LOCAL_RANK") != "0":
             time.sleep(GRACE)  # torchrun ends all ranks when the first ends, and rank 0 has yet to say why
         else:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -55,7 +55,7 @@ def run(words: Sequence[str]) -> int:
         anchor()
     if launcher or rank() is not None:
         watch_parent()
-    return attend(step, parameters, launcher, experiment)
+    return attend(step, parameters, launcher)
 
 
 def check(words: Sequence[str]) -> tuple[str, Parameters]:
@@ -65,18 +65,19 @@ def check(words: Sequence[str]) -> tuple[str, Parameters]:
         raise ParameterError(f"{named}; expected one of {', '.join(ENTRY_POINTS)}")
     if rank() is not None and words[0] not in TOGETHER:
         raise ParameterError(f"torchrun starts what trains, not {words[0]}; expected one of {', '.join(TOGETHER)}")
-    return words[0], ENTRY_POINTS[words[0]].parse(words[1:])
+    return words[0], ENTRY_POINTS[words[0]].parse(words[1:], here=not rank())
 
 
-def attend(step: str, parameters: Parameters, launcher: str | None, experiment: str | None) -> int:
+def attend(step: str, parameters: Parameters, launcher: str | None) -> int:
     """Runs a step that has been checked, and ends the launcher's run as the step ended."""
     from pipelines import tracking
     from pipelines.errors import UserError, explain
 
-    status, code, adopted = "FAILED", 1, False
+    status, code = "FAILED", 1
     try:
         tracking.connect()
-        adopted = tracking.adopt(launcher, None if step == "worker" else experiment)
+        if launcher:
+            tracking.note(launcher)
         with _together(parameters):
             importlib.import_module(f"pipelines.{step}").run(parameters)
         status, code = "FINISHED", 0
@@ -93,8 +94,7 @@ def attend(step: str, parameters: Parameters, launcher: str | None, experiment: 
             code = error.status
     finally:
         signals.deafen()
-        if not adopted or tracking.left_over():
-            release(launcher, status)
+        release(launcher, status)
     return code
 
 

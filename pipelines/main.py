@@ -48,7 +48,7 @@ def run(parameters: Main) -> None:
             mlflow.set_tags({"version": str(number), "promoted": str(decision["promoted"]).lower()})
             tracking.describe(summary(number, result, decision))
         if data.bundled and parameters.dataset == "auto":
-            warn_of_fallback(parameters.root)
+            warn_of_fallback(data)
         print(closing(number, parent.info.run_id, result, decision, name))
 
 

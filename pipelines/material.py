@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from digits import pyramid
 from digits.data import Data, Split, load
@@ -34,6 +33,7 @@ from pipelines.files import FOLDER, write
 from pipelines.job import Job
 from pipelines.own import Own
 from pipelines.parameters import DataParameters
+from pipelines.progress import Progress
 
 CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
@@ -89,7 +89,7 @@ def load_data(parameters: DataParameters) -> Data:
     counts = f"{len(data.train):,} to train, {len(data.validation):,} to choose on"
     print(f"data: {named(data)}, {counts}, fingerprint {data.fingerprint[:12]}")
     if data.bundled and parameters.dataset == "auto":
-        warn_of_fallback(parameters.root)
+        warn_of_fallback(data)
     return data
 
 
@@ -101,10 +101,10 @@ def load_own(parameters: DataParameters) -> Own | None:
     return loaded
 
 
-def warn_of_fallback(root: Path) -> None:
+def warn_of_fallback(data: Data) -> None:
     print(
-        f"WARNING: MNIST is not in {root} and could not be downloaded; this model learns from the 1,797 small digits"
-        " that ship with scikit-learn. It is for trying things out and never replaces a model of MNIST.",
+        f"WARNING: {data.missing}\nThis model learns from the 1,797 small digits that ship with scikit-learn. It is for"
+        " trying things out and never replaces a model of MNIST.",
         file=sys.stderr,
     )
 
@@ -183,7 +183,7 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
             _counted(make_digitless, number // DIGITLESS, seed + more, "pictures to find no digit in")
             for number, more in ((count, 4), (tested, 6))
         )
-        with bar("segmenter", 0) as progress:
+        with Progress("steps of the segmenter", 0) as progress:
             net = pyramid.fit(learnt, none, epochs=EPOCHS, seed=seed, device=device, progress=progress)
         model = pyramid.to_onnx(net)
         try:
@@ -232,7 +232,7 @@ def seen_by(segmenter: Segmenter, extra: Own) -> Own:
     """One's own pictures as the segmenter sees them."""
 
     def make() -> Arrays:
-        with bar(own.NAME, len(extra.train)) as progress:
+        with Progress(own.NAME, len(extra.train)) as progress:
             return {"images": own.seen(extra, segmenter, cores(), progress)}
 
     arrays = cached("own pictures", ("digits.imaging",), [extra.fingerprint, named_by(segmenter)], make)
@@ -289,13 +289,13 @@ def _unpacked(arrays: Arrays) -> list[Reading]:
 
 
 def _made(make: Callable[..., T], digits: Split, count: int, seed: int, label: str, **more: Any) -> T:
-    """What `make` makes of these digits, on all cores, with a bar."""
+    """What `make` makes of these digits, on all cores, with progress."""
     return _counted(partial(make, digits.images, digits.labels), count, seed, label, **more)
 
 
 def _counted(make: Callable[..., T], count: int, seed: int, label: str, **more: Any) -> T:
-    """So many of what `make` makes, on all cores, with a bar."""
-    with bar(label, count) as progress:
+    """So many of what `make` makes, on all cores, with progress."""
+    with Progress(label, count) as progress:
         return make(count, seed, workers=cores(), progress=progress, **more)
 
 
@@ -336,20 +336,3 @@ def fingerprint(split: Split) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(split.images).tobytes())
     digest.update(np.ascontiguousarray(split.labels).tobytes())
     return digest.hexdigest()
-
-
-class bar:
-    """A progress bar on a terminal, silence elsewhere; called with (done, count)."""
-
-    def __init__(self, label: str, count: int) -> None:
-        self._bar = tqdm(total=count, desc=label, unit="", leave=False, disable=None)
-
-    def __call__(self, done: int, count: int) -> None:
-        self._bar.total = count
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 
@@ -25,8 +25,11 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, words: Sequence[str]) -> Self:
-        """From `--name value` pairs, every name in full. Raises ParameterError."""
+    def parse(cls, words: Sequence[str], *, here: bool = True) -> Self:
+        """From `--name value` pairs, every name in full. Raises ParameterError.
+
+        `here`: whether the folders that are named have to be on this machine.
+        """
         values: dict[str, str] = {}
         rest = list(words)
         while rest:
@@ -48,7 +51,7 @@ class Parameters(BaseModel):
                 raise ParameterError(f"{name} is given twice: {values[name]!r} and {value!r}")
             values[name] = value
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(values, context={"here": here})
         except ValidationError as error:
             raise ParameterError("; ".join(cls._sentence(problem) for problem in error.errors())) from None
 
@@ -95,6 +98,7 @@ WORDS = {
 }
 VERSION = r"^(latest|champion|challenger|[1-9][0-9]{0,8})$"
 
+DataDir = Annotated[str, Field(description="folder above MNIST/raw; empty: MNIST_ROOT, else data")]
 Folders = Annotated[str, Field(description="labelled folders to report on besides, separated by commas")]
 Floor = Annotated[
     str,
@@ -105,13 +109,17 @@ Floor = Annotated[
 ]
 
 
+def _root(data_dir: str) -> Path:
+    return Path(data_dir or os.environ.get("MNIST_ROOT", "") or "data").expanduser()
+
+
 def _folders(names: str) -> list[Path]:
     return [Path(name).expanduser() for name in names.split(",") if name]
 
 
-def _exist(names: str) -> str:
+def _exist(names: str, info: ValidationInfo) -> str:
     for name in filter(None, names.split(",")):
-        if not Path(name).expanduser().is_dir():
+        if (info.context or {}).get("here", True) and not Path(name).expanduser().is_dir():
             raise ValueError(f"there is no folder {name!r}; expected folders, separated by commas")
     return names
 
@@ -120,7 +128,7 @@ class DataParameters(Parameters):
     dataset: Literal["auto", "mnist", "digits"] = Field(
         "auto", description="mnist, digits (the 1,797 that ship with scikit-learn), or auto: mnist where it can be had"
     )
-    data_dir: str = Field("", description="folder above MNIST/raw; empty: MNIST_ROOT, else data")
+    data_dir: DataDir = ""
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of everything that is random")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
     limit: int = Field(0, ge=0, le=60_000, description="use so many training pictures only, for a quick try; 0: all")
@@ -139,7 +147,7 @@ class DataParameters(Parameters):
 
     @property
     def root(self) -> Path:
-        return Path(self.data_dir or os.environ.get("MNIST_ROOT", "") or "data").expanduser()
+        return _root(self.data_dir)
 
     @property
     def extra_folders(self) -> list[Path]:
@@ -190,7 +198,7 @@ class Worker(Parameters):
     """One more process for a study that is started elsewhere."""
 
     study: StudyName = Field(description="name of the study; of several that are open, the newest is joined")
-    data_dir: str = Field("", description="folder above MNIST/raw; empty: MNIST_ROOT, else data")
+    data_dir: DataDir = ""
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
     extra: str = Field("", description="labelled folders that the study learns from, as they are here; empty: its own")
     wait_minutes: float = Field(15.0, ge=0, le=100_000, description="how long to wait for the study to be started")
@@ -214,11 +222,11 @@ class Evaluate(_Report):
     model: str = Field(
         "latest", pattern=VERSION, description="version of the registered model to report on, or an alias"
     )
-    data_dir: str = Field("", description="folder above MNIST/raw; empty: MNIST_ROOT, else data")
+    data_dir: DataDir = ""
 
     @property
     def root(self) -> Path:
-        return Path(self.data_dir or os.environ.get("MNIST_ROOT", "") or "data").expanduser()
+        return _root(self.data_dir)
 
 
 class Promote(_Promotion):
@@ -237,7 +245,9 @@ class Predict(Parameters):
     )
     output: str = Field("answers.csv", pattern=r"\.(csv|parquet)$", description="file of answers, .csv or .parquet")
     model: str = Field(
-        "champion", min_length=1, description="champion, digits/3, digits/challenger, a tag of the BentoML store or a path to model.onnx"
+        "champion",
+        min_length=1,
+        description="champion, digits/3, digits/challenger, a tag of the store or a path to model.onnx",
     )
     engine: Literal["local", "ray"] = Field("local", description="local: this machine; ray: the cluster at RAY_ADDRESS")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,12 +18,11 @@ from pipelines.answers import Partial, Summary
 from pipelines.chosen import Chosen
 from pipelines.errors import UserError
 from pipelines.inputs import Listing
+from pipelines.progress import Progress
 from pipelines.reader import Group, Row
 
 if TYPE_CHECKING:
     from pipelines.parameters import Predict
-
-LINE_EVERY = 10.0  # seconds between lines in a log
 
 
 def run(parameters: Predict) -> None:
@@ -77,10 +75,12 @@ def predict(
         fresh = sum(len(group.names) for group in work)
         if len(partial):
             print(f"going on: {len(listing.names) - fresh:,} pictures are answered already")
-        with Progress(len(listing.names), len(listing.names) - fresh) as progress:
+        done, total = len(listing.names) - fresh, len(listing.names)
+        with Progress("pictures", total, done) as progress:
             for number, rows in _engine(engine, model.content, listing, work):
                 partial.add(number, rows)
-                progress(len(rows))
+                done += len(rows)
+                progress(done, total)
         if len(partial) != reader.count(listing):
             raise UserError(
                 f"{len(partial)} of {reader.count(listing)} groups of pictures were answered;"
@@ -108,34 +108,6 @@ def _engine(name: str, model: bytes, listing: Listing, work: Sequence[Group]) ->
 
         return ray_engine.answer(model, listing.source, work)
     return reader.answer(model, listing.source, work, cores())
-
-
-class Progress:
-    """A bar on a terminal; in a log a line now and then. Called with the number of pictures just answered."""
-
-    def __init__(self, total: int, done: int) -> None:
-        from tqdm import tqdm
-
-        self._total, self._done, self._first = total, done, done
-        self._begun = self._told = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit=" pictures", leave=False, disable=not self._terminal)
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        self._bar.update(count)
-        now = time.monotonic()
-        if not self._terminal and now - self._told >= LINE_EVERY:
-            self._told = now
-            rate = (self._done - self._first) / (now - self._begun)
-            left = (self._total - self._done) / rate
-            print(f"  {self._done:,} of {self._total:,} pictures, {rate:,.0f} a second, {left:,.0f} s left")
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
 
 def log(parameters: Predict, listing: Listing, model: Chosen, summary: Summary, rate: float) -> str:

@@ -50,16 +50,18 @@ def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]
     number = int(version.version)
     decision = _decision(version, champion, parameters)
     why = "; ".join(decision.reasons)
-    client.set_model_version_tag(registry.MODEL, version.version, "gate", why)
+    fresh = champion is None or int(champion.version) != number  # what is champion keeps the reason why it became so
+    if fresh:
+        client.set_model_version_tag(registry.MODEL, version.version, "gate", why)
     if not decision.promote:
         print(f"version {number} is not promoted: {why}")
         return {"version": number, "promoted": False, "why": why, "tag": store.champion_tag()}
     # The store first: were this to end in between, the alias would not promise what the store does not hold.
     tag = store.make_newest(version)
     client.set_registered_model_alias(registry.MODEL, "champion", version.version)
-    client.set_model_version_tag(
-        registry.MODEL, version.version, "promoted_at", datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    if fresh:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        client.set_model_version_tag(registry.MODEL, version.version, "promoted_at", now)
     challenger = registry.by_alias("challenger")
     if challenger is not None and int(challenger.version) == number:
         client.delete_registered_model_alias(registry.MODEL, "challenger")

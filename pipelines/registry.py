@@ -15,7 +15,16 @@ MODEL = "digits"
 ABOUT = "Reads handwritten digits: uint8 pictures of 28×28 in, calibrated probabilities of ten digits out."
 LIMIT = 5_000  # letters of a version's description; SQLite takes more, PostgreSQL does not
 FOLDERS = ("data_dir", "extra", "images")
-COPIED = ("dataset", "fingerprint", "extra_fingerprint", "git_commit", "git_dirty", "precision", "trained_in", "trained_at")
+COPIED = (
+    "dataset",
+    "fingerprint",
+    "extra_fingerprint",
+    "git_commit",
+    "git_dirty",
+    "precision",
+    "trained_in",
+    "trained_at",
+)
 
 
 def register(trained: dict[str, str]) -> int:

@@ -31,7 +31,8 @@ from digits.thumbnails import grey
 from digits.workers import in_order
 from pipelines import inputs, own
 from pipelines.files import spelt
-from pipelines.material import bar, fingerprint, read_outliers_of
+from pipelines.material import fingerprint, read_outliers_of
+from pipelines.progress import Progress
 
 PART, FEWEST = 10, 10  # one test digit in so many is corrupted and photographed, but never fewer than that
 EASY, HARD, ANY = (0.0, 0.4), (0.6, 1.0), (0.0, 1.0)
@@ -194,7 +195,7 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
 def photographs(classifier: Classifier, digits: Split, hardness: tuple[float, float], also: Also, name: str) -> Answers:
     """As many synthetic photographs as digits, sent as JPEG."""
     make = partial(sent_photograph, digits.images, digits.labels, hardness, also, classifier.segmenter)
-    with bar(name, len(digits)) as progress:
+    with Progress(name, len(digits)) as progress:
         made = list(in_order(make, len(digits), SEED, cores(), progress))
     facts = hashlib.sha256(b"".join(encoded for encoded, _, _ in made)).hexdigest()
     return _decided(
@@ -217,7 +218,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     digest = hashlib.sha256()
     readings: list[Reading] = []
     unreadable: dict[int, str] = {}
-    with ThreadPoolExecutor(cores()) as pool, bar(labelled.name, len(files)) as progress:
+    with ThreadPoolExecutor(cores()) as pool, Progress(labelled.name, len(files)) as progress:
         for row, (file, label, (content, reading)) in enumerate(
             zip(files, labels, pool.map(partial(_read, segmenter=classifier.segmenter), files), strict=True)
         ):

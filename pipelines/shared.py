@@ -136,8 +136,10 @@ def pruner() -> optuna.pruners.MedianPruner:
     return optuna.pruners.MedianPruner(n_startup_trials=3)
 
 
-def join(name: str, minutes: float) -> tuple[Study, dict[str, Any]]:
+def join(name: str, minutes: float, is_led: Callable[[dict[str, Any]], bool]) -> tuple[Study, dict[str, Any]]:
     """The newest study of that name that is not closed, and its facts; waited for where there is none yet.
+
+    `is_led` says, by its facts, whether whoever started a study is still at it: one that was given up is passed over.
 
     Raises:
         UserError: there is none after so many minutes.
@@ -150,10 +152,13 @@ def join(name: str, minutes: float) -> tuple[Study, dict[str, Any]]:
             storage = storage or (connect(make=False) if _is_prepared() else None)
             studies = _open_studies(storage) if storage else []
             named = [s for s in studies if name in (s.study_name, s.user_attrs["facts"]["name"])]
-            if storage and named:
-                newest = max(named, key=lambda study: study._study_id)
+            led = [s for s in named if is_led(s.user_attrs["facts"])]
+            if storage and led:
+                newest = max(led, key=lambda study: study._study_id)
                 return Study(newest.study_name, storage, sampler(None), pruner()), dict(newest.user_attrs["facts"])
-            if studies:
+            if named:
+                why = f"nobody is at {named[-1].study_name}, by what MLflow (MLFLOW_TRACKING_URI) says"
+            elif studies:
                 why = f"open are {', '.join(sorted({s.study_name for s in studies}))}"
         except (SQLAlchemyError, StorageInternalError) as error:
             why = f"the database does not answer: {str(error.__cause__ or error).splitlines()[0]}"
@@ -162,7 +167,7 @@ def join(name: str, minutes: float) -> tuple[Study, dict[str, Any]]:
                 storage.engine.dispose()
             raise UserError(
                 f"study={name}: there is no open study of that name after {minutes:g} minutes; {why}."
-                f" Start it with mlflow run . -P study={name}, and the same OPTUNA_STORAGE"
+                f" Start it with mlflow run . -P study={name}, and the same OPTUNA_STORAGE and MLFLOW_TRACKING_URI"
             )
         if not told:
             print(f"waiting for the study {name!r}, at most {minutes:g} minutes", flush=True)
@@ -285,7 +290,10 @@ def history(trial: FrozenTrial) -> list[int]:
 
 
 def owed(study: Study) -> list[FrozenTrial]:
-    """Trials that ended without an answer through no fault of theirs, and that no copy waits for yet."""
+    """Trials that ended without an answer through no fault of theirs, and that no copy waits for yet; none of a study
+    that is closed."""
+    if closed(study):
+        return []
     trials = study.get_trials(deepcopy=False)
     repeated = {number for trial in trials for number in history(trial)}
     return [

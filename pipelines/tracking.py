@@ -33,8 +33,6 @@ ABOUT = {
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file, of which most are small
 
-_adopted: str | None = None  # the run that `mlflow run` made, where it is in our experiment, until it is used
-
 
 def connect() -> str:
     """Finds or makes the experiment, and closes what dead processes have left open. Gives the experiment's id."""
@@ -68,25 +66,9 @@ def _artifacts() -> str | None:
     return (FOLDER / "artifacts").resolve().as_uri()
 
 
-def adopt(launcher: str | None, experiment: str | None) -> bool:
-    """Takes note of the run that `mlflow run` made. Whether it is in our experiment, and so becomes the step's own."""
-    global _adopted
-    _adopted = launcher if launcher is not None and experiment == experiment_id() else None
-    if launcher is not None and _adopted is None:
-        write_json(LAUNCHED / f"{launcher}.json", {"process": process()})
-    return _adopted is not None
-
-
-def left_over() -> bool:
-    """Whether the run of `mlflow run` was in our experiment, and no step has made it its own."""
-    return _adopted is not None
-
-
-def _adopt() -> str | None:
-    """The id of the run that `mlflow run` made, once, if it is in our experiment."""
-    global _adopted
-    mine, _adopted = _adopted, None
-    return mine
+def note(launcher: str) -> None:
+    """Takes note of the run that `mlflow run` made, so that it is ended even if nobody lives to do so."""
+    write_json(LAUNCHED / f"{launcher}.json", {"process": process()})
 
 
 def process() -> str:
@@ -111,12 +93,13 @@ def _close_what_is_dead() -> None:
         if "process" in run.data.tags and is_dead(run.data.tags["process"]):
             client.set_tag(run.info.run_id, "outcome", "interrupted")
             client.set_terminated(run.info.run_id, "KILLED")
-    for note in LAUNCHED.glob("*.json"):
-        if is_dead(json.loads(note.read_text())["process"]):
-            with suppress(MlflowException):  # of another database, or in the bin already
-                client.set_terminated(note.stem, "KILLED")
-                client.delete_run(note.stem)
-            note.unlink(missing_ok=True)
+    for noted in LAUNCHED.glob("*.json"):
+        with suppress(FileNotFoundError):  # another command, started at the same time, was faster
+            if is_dead(json.loads(noted.read_text())["process"]):
+                with suppress(MlflowException):  # of another database, or in the bin already
+                    client.set_terminated(noted.stem, "KILLED")
+                    client.delete_run(noted.stem)
+                noted.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -142,18 +125,15 @@ def run(
     """
     from optuna import TrialPruned
 
-    own = {"kind": kind, "process": process(), **provenance.git(), **(tags or {})}
+    own = {"kind": kind, "process": process(), **provenance.git(), "outcome": "running", **(tags or {})}
     top = mlflow.active_run() is None and parent is None
-    started = mlflow.start_run(
-        run_id=again or (_adopt() if top else None),
-        run_name=name,
-        nested=not top,
-        parent_run_id=parent,
-        log_system_metrics=watched,
-    )
-    mlflow.set_tags({**own, "outcome": "running", "mlflow.runName": name})
+    started: Run | None = None
     outcome, status = "failed", "FAILED"
     try:
+        with signals.hold():  # it is on top of MLflow's stack, with its tags, or it is not there at all
+            started = mlflow.start_run(
+                run_id=again, run_name=name, nested=not top, parent_run_id=parent, tags=own, log_system_metrics=watched
+            )
         yield started
         outcome, status = "complete", "FINISHED"
     except TrialPruned:
@@ -163,14 +143,16 @@ def run(
         outcome, status = "interrupted", "KILLED"
         raise
     except Exception as error:
-        with signals.hold():
-            mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG])
+        if started:
+            with signals.hold():
+                mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG])
         raise
     finally:
-        with signals.hold():
-            mlflow.flush_async_logging()
-            mlflow.set_tag("outcome", outcome)
-            mlflow.end_run(status)
+        if started:
+            with signals.hold():
+                mlflow.flush_async_logging()
+                mlflow.set_tag("outcome", outcome)
+                mlflow.end_run(status)
 
 
 def rename(name: str) -> None:
@@ -205,6 +187,11 @@ def still_there(run_id: str | None) -> str | None:
             raise
         return None
     return run_id if run.info.lifecycle_stage == "active" else None
+
+
+def is_running(run_id: str) -> bool:
+    """Whether whoever began a run is still at it, as far as MLflow knows."""
+    return still_there(run_id) is not None and MlflowClient().get_run(run_id).info.status == "RUNNING"
 
 
 def is_missing(error: MlflowException) -> bool:

@@ -115,7 +115,9 @@ def train(
 ) -> dict[str, str]:
     """Trains, exports and logs under one run, or goes on with it. Gives `run_id`, `model_id` and `sha256`."""
     if "trained" in job.state:
-        return dict(job.state["trained"])
+        if tracking.still_there(job.state["trained"]["run_id"]):
+            return dict(job.state["trained"])
+        job.forget("trained", "report", "version")  # somebody has deleted the run meanwhile; its weights are here
     name = f"Final training on {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
     with job.run(name, "training", tags={**logbook.tags(data, extra), **(tags or {})}, watched=True) as run:
         logbook.log_start(data, parameters, extra)
@@ -231,13 +233,17 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
         facts["segmenter_auroc"] = material.segmenter.auroc
     if material.sent:
         limit = threshold_of_photographs(export.with_metadata(chosen, metadata), material.sent)
-        facts[PHOTOGRAPH_THRESHOLD] = limit
-        metadata[PHOTOGRAPH_THRESHOLD] = f"{limit:.6f}"
+        if limit > 0:
+            facts[PHOTOGRAPH_THRESHOLD] = limit
+            metadata[PHOTOGRAPH_THRESHOLD] = f"{limit:.6f}"
+        else:
+            print("  WARNING: unsure of too many photographs for a threshold of their own: held to the other one")
     return Built(export.with_metadata(chosen, metadata), facts)
 
 
 def threshold_of_photographs(model: bytes, sent: Sent) -> float:
-    """What refuses REFUSED_PHOTOGRAPHS of these photographs, among those whose digit is read rightly."""
+    """What refuses REFUSED_PHOTOGRAPHS of these photographs, among those whose digit is read rightly; 0 where more than
+    that can't be accepted whatever the threshold."""
     # The same threshold as for all else leaves the scores as they are.
     plain = export.with_metadata(model, {PHOTOGRAPH_THRESHOLD: export.metadata_of(model)["threshold"]})
     answers = Classifier(plain).classify(sent.readings)

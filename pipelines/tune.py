@@ -104,7 +104,7 @@ def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: st
         mlflow.log_artifact(str(job.folder / SEGMENTER_FILE), "weights")
     bench = Bench(material, parameters, job.key, parent.info.run_id, spent=float(job.state.get("study seconds", 0.0)))
     optuna_study = shared.create(
-        f"{parameters.study}-{parent.info.run_id[:8]}",
+        job.step("study", lambda: f"{parameters.study}-{parent.info.run_id[:8]}"),
         parameters.seed,
         parameters.trials,
         first={name: value for name, value in asdict(default).items() if name not in NOT_TRIED},

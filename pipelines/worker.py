@@ -22,7 +22,9 @@ from pipelines.tune import Bench, base_recipe
 
 def run(parameters: Worker) -> None:
     """The entry point."""
-    study, facts = shared.join(parameters.study, parameters.wait_minutes)
+    study, facts = shared.join(
+        parameters.study, parameters.wait_minutes, lambda facts: tracking.is_running(facts["run"])
+    )
     print(f"joined the study {study.study_name}")
     asked = asked_for(parameters, facts["parameters"])
     data, extra = load_data(asked), load_own(asked)

@@ -11,13 +11,23 @@ import pytest
 
 from digits.classifier import Classifier
 from digits.data import load
+from digits.export import run, with_metadata
 from digits.fit import TrainingSet
 from digits.imaging import Reading
 from digits.network import DigitNet
 from pipelines import train
 from pipelines.material import Material, Sent, Trained
-from pipelines.train import ExportError, Outcome, affordable, build, check_agreement, price
-from tests.models import tiny_segmenter
+from pipelines.train import (
+    ExportError,
+    Outcome,
+    affordable,
+    belief,
+    build,
+    check_agreement,
+    price,
+    threshold_of_photographs,
+)
+from tests.models import tiny_model, tiny_segmenter
 
 DIGITS, PHOTOGRAPHS = 5_000, 1_500
 LABELS = np.random.default_rng(0).integers(0, 10, DIGITS + PHOTOGRAPHS)
@@ -98,22 +108,33 @@ def test_the_segmenter_travels_with_the_model(material: Material, monkeypatch: p
     assert classifier.segmenter.sha256 == hashlib.sha256(tiny_segmenter()).hexdigest()
 
 
-def test_photographs_are_held_against_what_loses_some_validation_photographs(
-    material: Material, monkeypatch: pytest.MonkeyPatch
+def test_the_threshold_of_photographs_loses_as_many_of_these_as_it_may() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (400, 1, 28, 28), np.uint8)
+    readings = [Reading(image, photograph=True) for image in images]
+    model = tiny_model(threshold=0.5)
+    sent = Sent(readings, np.array([answer.digit for answer in Classifier(model).classify(readings)]))
+    limit = threshold_of_photographs(model, sent)
+    held = with_metadata(model, {"photograph_threshold": f"{limit:.6f}"})
+    refused = sum(not answer.accepted for answer in Classifier(held).classify(readings)) / len(readings)
+    assert train.REFUSED_PHOTOGRAPHS - 1 / len(readings) <= refused <= train.REFUSED_PHOTOGRAPHS
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_model_carries_both_thresholds_unless_it_is_sure_of_too_few_photographs(
+    material: Material, monkeypatch: pytest.MonkeyPatch, capsys: Any, sure: bool
 ) -> None:
     monkeypatch.setattr(train, "affordable", lambda *_: True)
     monkeypatch.setattr(train, "FACTORISING_PICTURES", 200)
+    monkeypatch.setattr(train, "threshold_of_photographs", lambda *_: 0.625 if sure else 0.0)
     digits = material.validation
-    readings = [Reading(image[np.newaxis], photograph=True, present=0.9) for image in digits.images]
-    built = build(DigitNet(0.0).eval(), replace(material, sent=Sent(readings, digits.labels)), {})
+    built = build(DigitNet(0.0).eval(), replace(material, sent=Sent([], digits.labels[:0])), {})
     classifier = Classifier(built.model)
-    assert float(classifier.metadata["photograph_threshold"]) == pytest.approx(built.facts["photograph_threshold"])
-    answers = classifier.classify(readings)
-    right = [answer for answer, label in zip(answers, digits.labels, strict=True) if answer.digit == label]
-    assert len(right) > 5
-    likely = [answer for answer in right if answer.probability >= 0.5]
-    refused = sum(not answer.accepted for answer in likely)
-    assert refused <= max(1, train.REFUSED_PHOTOGRAPHS * len(right))
+    believed = belief(run(built.model, digits.images))
+    right = classifier.scores(digits.images)[0].argmax(1) == digits.labels
+    assert (believed[right] < classifier.threshold).mean() <= train.REFUSED
+    assert classifier.photograph_threshold == (0.625 if sure else classifier.threshold)
+    assert ("photograph_threshold" in built.facts) == sure
+    assert ("unsure of too many photographs" in capsys.readouterr().out) is not sure
 
 
 def test_a_model_that_says_something_else_than_the_network_is_never_served() -> None:

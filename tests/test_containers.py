@@ -151,6 +151,20 @@ def test_a_tiff_of_too_many_strips_is_refused_before_they_are_listed(big: bool) 
     assert code_of(many) == ("unusable_image", 422)
 
 
+def test_a_tiff_that_hides_its_strips_behind_other_entries_is_refused() -> None:
+    entry = struct.Struct("<HHII").pack
+    entries = [entry(65000, 4, 1, 0)] * 1_000 + [entry(256, 4, 1, 2), entry(257, 4, 1, 2), entry(273, 3, 30_000, 8)]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    assert code_of(data) == ("unusable_image", 422)
+
+
+def test_a_tiff_of_two_hundred_megapixels_is_read_where_that_is_allowed() -> None:
+    file = BytesIO()
+    Image.new("1", (14_000, 14_000), 1).save(file, "TIFF", compression="tiff_deflate")
+    assert decode(file.getvalue(), Limits(max_pixels=200_000_000)).min() == 255
+    assert code_of(file.getvalue()) == ("too_many_pixels", 422)
+
+
 @pytest.mark.parametrize("dtype", ["f4", "i4"])
 def test_compressed_numbers_of_a_big_endian_tiff_are_not_turned_twice(dtype: str) -> None:
     values = np.linspace(0, 200, 400).reshape(20, 20).astype(dtype)
@@ -174,6 +188,10 @@ def test_a_run_length_encoded_bmp_is_read_up_to_a_million_pixels() -> None:
     assert (decode(bmp((8, 8), 8, 1, [0, 200], rows + b"\0\1")) == 200).all()
     for size in ((5_000_000, 2), (1_001, 1_000), (1_000, -1_001)):
         assert code_of(bmp(size, 8, 1, [0, 200], b"\1\1\0\0" * 2)) == ("unusable_image", 422)
+
+
+def test_a_run_length_encoded_bmp_with_more_runs_than_pixels_is_refused() -> None:
+    assert code_of(bmp((16, 16), 8, 1, [0, 200], b"\0\0" * 1_010_000)) == ("unusable_image", 422)
 
 
 @pytest.mark.parametrize(("bits", "row"), [(8, b"\0\1\1\0"), (4, b"\x01\x10\0\0")])

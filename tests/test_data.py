@@ -82,7 +82,9 @@ def test_nothing_is_written_into_the_users_folder(mnist_copy):
 
 
 def test_without_mnist_and_network_auto_falls_back_and_mnist_says_what_to_do(tmp_path, no_network):
-    assert load("auto", tmp_path).bundled
+    fallen = load("auto", tmp_path)
+    assert fallen.bundled
+    assert "could not be downloaded" in fallen.missing
     with pytest.raises(DataMissing, match="data_dir"):
         load("mnist", tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -184,6 +185,27 @@ def test_a_model_that_takes_too_long_is_504_and_the_next_request_is_not_hurt(bui
 
     reply = asyncio.run(ask(build(never, timeout=0.1), png()))
     assert (reply.status, reply.json["error"]["code"]) == (504, "timeout")
+
+
+def test_what_is_left_of_a_batch_whose_time_is_over_is_not_read(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, begun = threading.Event(), []
+    real = front_module.read
+
+    def read(*args: Any) -> Any:
+        begun.append(1)
+        told.wait(60)
+        return real(*args)
+
+    monkeypatch.setattr(front_module, "read", read)
+    app = build(timeout=0.1, threads=2)
+    body, headers = form([("images", png(size=(40, 40)))] * 64)
+    kind = [(b"content-type", headers["Content-Type"].encode())]
+    assert asyncio.run(ask(app, body, path="/predict_batch", headers=kind)).status == 504
+    told.set()
+    app.pool.shutdown(wait=True)
+    assert 1 <= len(begun) <= 2
 
 
 def test_a_fault_is_500_in_the_same_shape_and_tells_the_client_nothing_of_it(

@@ -110,6 +110,12 @@ def test_data_come_from_the_parameter_else_the_environment_else_data(monkeypatch
     assert str(Main.parse([]).root) == "data"
 
 
+def test_folders_have_to_be_there_unless_another_machine_reads_them() -> None:
+    with pytest.raises(ParameterError, match="there is no folder"):
+        Main.parse(["--extra", "/nowhere"])
+    assert Main.parse(["--extra", "/nowhere"], here=False).extra == "/nowhere"
+
+
 def test_nothing_heavy_is_imported_before_parameters_are_checked() -> None:
     program = (
         "import sys; from pipelines import launch; launch.check(['main', '--epochs', '3']);"

@@ -129,6 +129,18 @@ def test_a_worse_model_stays_out_and_the_reason_is_kept(champion: int, made: Cal
     assert "challenger" in registry.find(str(worse)).aliases
 
 
+def test_a_champion_keeps_the_reason_why_it_became_so(champion: int) -> None:
+    from mlflow import MlflowClient
+
+    def told() -> dict[str, str]:
+        tags = MlflowClient().get_model_version("digits", str(champion)).tags
+        return {name: tags[name] for name in ("gate", "promoted_at")}
+
+    before = told()
+    assert promote(str(champion))["why"] == "it is champion already"
+    assert told() == before
+
+
 def test_a_refusal_ends_the_step_with_an_error(champion: int, made: Callable[..., int]) -> None:
     from pipelines import promote as step
 
@@ -241,6 +253,19 @@ def test_the_card_tells_of_own_pictures_where_there_were_any(world: Path, champi
     assert "own pictures" not in card.write(without, None)
 
 
+def test_the_card_tells_how_many_pictures_there_were(world: Path) -> None:
+    from digits.data import load
+    from pipelines import card, logbook, tracking
+
+    few = replace(load("digits", world, limit=200), name="mnist")
+    with tracking.run("Training on few", "training", tags=logbook.tags(few)) as run:
+        logbook.log_input(few.train, few, "training")
+        logbook.log_input(few.validation, few, "validation")
+    assert "- MNIST (LeCun, Cortes, Burges), 200 to train, 100 to validate, fingerprint" in card.write(
+        run.info.run_id, None
+    )
+
+
 def test_a_server_that_fails_is_not_taken_for_one_without_a_champion(
     champion: int, made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,22 +334,73 @@ def test_a_run_that_somebody_has_deleted_is_no_longer_there(world: Path) -> None
     assert [tracking.still_there(run_id) for run_id in (run.info.run_id, "0" * 32, None)] == [None] * 3
 
 
-def test_the_run_that_mlflow_made_is_left_over_until_a_step_makes_it_its_own(world: Path) -> None:
+def test_a_training_whose_run_was_deleted_is_told_anew(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from digits.data import load
+    from digits.fit import Recipe, TrainingSet
+    from pipelines import tracking, train
+    from pipelines.job import Job
+    from pipelines.material import Material
+    from pipelines.parameters import Train
+
+    class Reached(Exception):
+        pass
+
+    def fitted(*_: Any) -> None:
+        raise Reached
+
+    monkeypatch.setattr(train, "fitted", fitted)
+    data = load("digits", world, limit=200)
+    job, material = Job(world / "work" / "main-1"), Material(TrainingSet(data.train), data.validation, None)
+    with tracking.run("Training", "training") as run:
+        pass
+    trained = {"run_id": run.info.run_id, "model_id": "m", "sha256": "s"}
+    for name, result in (("trained", trained), ("report", {}), ("version", 3), ("recipe", {})):
+        job.note(name, result)
+    assert train.train(job, data, material, Recipe(), Train()) == trained
+    MlflowClient().delete_run(run.info.run_id)
+    with pytest.raises(Reached):
+        train.train(job, data, material, Recipe(), Train())
+    assert {"recipe", "trained", "report", "version"} & job.state.keys() == {"recipe"}
+
+
+def test_a_signal_between_the_making_of_a_run_and_its_block_leaves_none_running(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from pipelines import signals, tracking
+
+    real = mlflow.start_run
+
+    def interrupted(**options: Any) -> Any:
+        started = real(**options)
+        signals._interrupt(15, None)
+        return started
+
+    monkeypatch.setattr(signals, "deafen", lambda: None)
+    with tracking.run("Parent", "main") as parent:
+        monkeypatch.setattr(mlflow, "start_run", interrupted)
+        with pytest.raises(KeyboardInterrupt), tracking.run("Child", "trial"):
+            pytest.fail("the block was begun")
+    ends = {run.info.run_name: (run.info.status, run.data.tags["outcome"]) for run in tracking.find_runs("")[:2]}
+    assert ends == {"Parent": ("FINISHED", "complete"), "Child": ("KILLED", "interrupted")}
+    assert parent.info.run_id
+
+
+def test_a_study_is_led_while_the_run_that_began_it_runs(world: Path) -> None:
     from mlflow import MlflowClient
 
     from pipelines import tracking
 
-    with tracking.run("Parent", "main") as parent:
-        pass
-    launcher = MlflowClient().create_run(tracking.experiment_id()).info.run_id
-    assert tracking.adopt(launcher, tracking.experiment_id())
-    with tracking.run("Report", "report", parent=parent.info.run_id) as below:
-        pass
-    assert tracking.left_over()
-    with tracking.run("Training", "training") as own:
-        pass
-    assert not tracking.left_over()
-    assert own.info.run_id == launcher != below.info.run_id
+    with tracking.run("Study", "study") as run:
+        assert tracking.is_running(run.info.run_id)
+    assert not tracking.is_running(run.info.run_id)
+    assert not tracking.is_running("0" * 32)
+    left = MlflowClient().create_run(tracking.experiment_id()).info.run_id
+    MlflowClient().delete_run(left)
+    assert not tracking.is_running(left)
 
 
 def test_a_stored_model_without_its_description_is_a_line_and_no_traceback(world: Path, champion: int) -> None:

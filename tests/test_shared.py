@@ -28,6 +28,10 @@ def create(budget: int = 3) -> Study:
     return shared.create("digits-1", 0, budget, {"x": 0.5}, FACTS)
 
 
+def is_led(_: object) -> bool:
+    return True
+
+
 def objective(trial: Trial) -> float:
     return trial.suggest_float("x", 0, 1)
 
@@ -45,7 +49,7 @@ def test_several_at_once_keep_the_budget_and_run_nothing_twice() -> None:
     seen: Counter[int] = Counter()
 
     def help_out() -> None:
-        joined, _ = shared.join("digits", 0)
+        joined, _ = shared.join("digits", 0, is_led)
         shared.work(joined, lambda trial: seen.update([trial.number]) or objective(trial))
 
     helpers = [threading.Thread(target=help_out) for _ in range(4)]
@@ -85,7 +89,7 @@ def test_an_interrupted_trial_waits_for_another_process_with_the_same_parameters
 
     with pytest.raises(KeyboardInterrupt):
         shared.work(study, interrupted)
-    other, _ = shared.join("digits", 0)
+    other, _ = shared.join("digits", 0, is_led)
     shared.work(other, objective)
     assert [trial.state.name for trial in other.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert other.trials[2].params == {"x": 0.5}
@@ -118,6 +122,25 @@ def test_what_keeps_ending_its_process_is_left_alone_in_the_end() -> None:
     assert attempts == shared.RETRIES + 1
 
 
+def test_a_study_that_nobody_is_at_is_passed_over_for_an_older_one() -> None:
+    for number in (1, 2):
+        shared.create(f"digits-{number}", 0, 1, {"x": 0.5}, FACTS | {"run": number})
+    joined, _ = shared.join("digits", 0, lambda facts: facts["run"] == 1)
+    assert joined.study_name == "digits-1"
+    with pytest.raises(UserError, match="nobody is at digits-2"):
+        shared.join("digits", 0, lambda _: False)
+
+
+def test_nothing_is_owed_to_a_study_that_is_closed() -> None:
+    study = create(1)
+    number = study._pop_waiting_trial_id()
+    assert number is not None
+    study._storage.set_trial_state_values(number, TrialState.FAIL)
+    assert len(shared.owed(study)) == 1
+    shared.close(study)
+    assert not shared.unsettled(study)
+
+
 def test_a_closed_study_begins_nothing_more_and_nobody_joins_it() -> None:
     study = create(3)
     study.optimize(objective, n_trials=1)
@@ -126,20 +149,20 @@ def test_a_closed_study_begins_nothing_more_and_nobody_joins_it() -> None:
         study.optimize(objective, n_trials=1)
     assert len(shared.finished(study)) == 1
     with pytest.raises(UserError, match="there is no open study"):
-        shared.join("digits", 0)
+        shared.join("digits", 0, is_led)
 
 
 def test_the_newest_open_study_of_a_name_is_joined_and_a_full_name_is_obeyed() -> None:
     shared.create("digits-1", 0, 1, {}, FACTS)
     shared.create("digits-2", 0, 1, {}, FACTS)
     shared.create("other-3", 0, 1, {}, {"name": "other"})
-    assert shared.join("digits", 0)[0].study_name == "digits-2"
-    assert shared.join("digits-1", 0)[0].study_name == "digits-1"
+    assert shared.join("digits", 0, is_led)[0].study_name == "digits-2"
+    assert shared.join("digits-1", 0, is_led)[0].study_name == "digits-1"
 
 
 def test_a_worker_does_not_wait_for_ever_and_makes_no_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nobody has started one"):
-        shared.join("digits", 0)
+        shared.join("digits", 0, is_led)
     assert (tmp_path / "optuna.db").stat().st_size == 0
 
 
@@ -148,7 +171,7 @@ def test_a_database_of_no_known_kind_is_a_user_s_error(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="expected postgresql"):
         create()
     with pytest.raises(UserError, match="expected postgresql"):
-        shared.join("digits", 10)
+        shared.join("digits", 10, is_led)
 
 
 def test_optuna_still_asks_for_trials_where_the_budget_is_kept() -> None:

@@ -58,6 +58,7 @@ def error_of(received: bytes) -> tuple[str, str]:
     head, _, body = received.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head
     assert b"connection: close" in head
+    assert b"date: " in head
     return head.split()[1].decode(), json.loads(body)["error"]["code"]
 
 
@@ -342,6 +343,53 @@ def test_the_work_of_a_client_that_has_gone_is_left(home: Path) -> None:
         assert "Traceback" not in server.log
 
 
+def test_a_client_that_leaves_when_it_is_refused_is_counted_and_is_no_error(home: Path) -> None:
+    with Server(home, DIGITS_MAX_BYTES="1000") as server:
+        for path, status in ((b"/predict", b"413"), (b"/nowhere", b"404"), (b"/model", b"405")):
+            with connect(server) as link:
+                link.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" % path + bytes(100))
+                assert link.recv(12) == b"HTTP/1.1 " + status
+        for code in ("413", "404", "405"):
+            eventually(lambda code=code: server.metric("bentoml_service_request_total", http_response_code=code) == 1)
+        assert server.metric("bentoml_service_request_in_progress") == 0
+        assert "Traceback" not in server.log
+
+
+def test_a_body_that_goes_wrong_beside_its_head_gets_one_answer_and_holds_no_connection(home: Path) -> None:
+    with Server(home) as server, ExitStack() as links:
+        (worker,) = server.workers()
+        before = files_of(worker)
+        for path in (b"POST /nowhere", b"POST /model", b"GET /livez", b"POST /predict"):
+            link = links.enter_context(connect(server))
+            link.sendall(path + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
+            (answer,) = answers_in(to_the_end(link))
+            assert error_of(answer) == ("400", "malformed_request")
+        eventually(lambda: files_of(worker) <= before)  # though the clients hold on to theirs
+        assert "Exception" not in server.log
+
+
+def test_blanks_around_a_header_s_value_are_no_part_of_it(home: Path) -> None:
+    picture = png()
+    lines = [
+        b"POST /predict HTTP/1.1",
+        b"Host: x ",
+        b"X-API-Key: k \t",
+        b"Content-Encoding: identity ",
+        b"Connection: close",
+    ]
+    whole = [*lines, b"Transfer-Encoding: chunked ", b"", b"%x" % len(picture), picture, b"0", b"", b""]
+    with Server(home, DIGITS_API_KEY="k") as server, connect(server) as link:
+        link.sendall(b"\r\n".join(whole))
+        assert to_the_end(link).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("target", "status"), [(b"http://x", b"307"), (b"HTTP://x/livez?a=b", b"200")])
+def test_a_target_in_a_proxy_s_form_is_a_path(strict: Server, target: bytes, status: bytes) -> None:
+    with connect(strict) as link:
+        link.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+        assert to_the_end(link).startswith(b"HTTP/1.1 " + status)
+
+
 def test_a_whole_body_that_is_too_large_costs_nobody_the_connection(home: Path) -> None:
     with Server(home, DIGITS_MAX_BYTES="20000") as server, connect(server) as link:
         chunks = b"".join(b"1388\r\n" + bytes(5000) + b"\r\n" for _ in range(6))
@@ -374,6 +422,7 @@ TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a client that takes the
 ODD = (
     b"GET /model HTTP/1.1\r\n\r\n",
     b"GET /model HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET /model HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
     b"GET /model HTTP/1.1\r\nHost: a b/c@\r\n\r\n",
     b"GET /model HTTP/2.0\r\nHost: a\r\n\r\n",
     b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",

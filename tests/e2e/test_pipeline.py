@@ -244,13 +244,17 @@ def test_train_evaluate_and_promote_work_alone_and_a_second_version_collides_wit
     project: Project, done: subprocess.CompletedProcess[str]
 ) -> None:
     small = {name: PARAMETERS[name] for name in ("dataset", "limit", "photographs", "outliers")}
+    project.environment["MLFLOW_EXPERIMENT_NAME"] = "digits"  # the same as --experiment-name
     trained = project.run("train", **small, epochs=3)
+    del project.environment["MLFLOW_EXPERIMENT_NAME"]
     assert trained.returncode == 0, trained.stderr
+    assert all("kind" in run.data.tags for run in project.runs()), "the run that MLflow made is left"
     assert int(project.client.get_model_version_by_alias("digits", "challenger").version) == 2
     assert int(project.client.get_model_version_by_alias("digits", "champion").version) == 1
     recipe_from = project.runs("training")[-1].data.tags["recipe_from"]
     assert recipe_from == only(project.runs("main")).info.run_id
 
+    project.client.delete_run(project.runs("training")[-1].info.run_id)  # by somebody who tidies: the model stays
     measured = project.run("evaluate", model=2)
     assert measured.returncode == 0, measured.stderr
     assert "test_accuracy" in project.client.get_model_version("digits", "2").tags
