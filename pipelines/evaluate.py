@@ -73,10 +73,9 @@ def evaluate(
         sets = unseen(sets, own_pictures(trained["run_id"]))
         measured = report.measure(classifier, test, sets, others=data.name == "mnist")
         log_report(measured, named(data), job.folder)
-        for run_id in {run.info.run_id, trained["run_id"], *([parent] if parent else _parents())}:
+        for run_id in {run.info.run_id, trained["run_id"], run.data.tags.get("mlflow.parentRunId")}:
             if tracking.still_there(run_id):  # a training run may be in the bin: its model is not
-                for name, value in measured.metrics.items():
-                    MlflowClient().log_metric(run_id, name, value)
+                mlflow.log_metrics(measured.metrics, run_id=run_id)
         accuracy = measured.metrics["test_accuracy"]
         tracking.rename(f"Report: {accuracy:.2%} on {len(test):,} test digits")
         result = {"report_run": run.info.run_id, "metrics": measured.metrics, "test_count": len(test)}
@@ -152,13 +151,6 @@ def without(labelled: Labelled, learnt: set[str]) -> Labelled:
     if left_out:
         print(f"{labelled.name}: {left_out} of {len(labelled.files)} pictures were learnt from and are not reported on")
     return Labelled(labelled.name, [path for path, _ in kept], [label for _, label in kept])
-
-
-def _parents() -> list[str]:
-    """The id of the run that the active one is nested under."""
-    active = mlflow.active_run()
-    parent = active.data.tags.get("mlflow.parentRunId") if active else None
-    return [parent] if parent else []
 
 
 def fetch_model(trained: dict[str, str]) -> bytes:

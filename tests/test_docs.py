@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 import yaml
 
+from digits.classifier import PHOTOGRAPH_THRESHOLD
 from digits.front import Front
 from digits.openapi import PictureAnswer, describe
 from digits.settings import LINKS, MIB, Settings
 from digits.settings import describe as settings
 from docs.make_tables import TABLE, TABLES, filled
 from pipelines import cli
+from pipelines.evaluate import BESIDE
 from pipelines.parameters import ENTRY_POINTS
+from pipelines.report import NOT_DIGITS, OTHER_WRITERS, PHOTOGRAPHS, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -230,6 +233,17 @@ def test_every_metric_is_documented_and_no_page_speaks_of_another() -> None:
     modules = {path.stem for path in (ROOT / "deploy").rglob("*")}
     unknown = {name for name in spoken_of if name not in own | modules | {"bentoml_service_adaptive_batch_size"}}
     assert unknown == set()
+
+
+def test_the_metrics_in_mlflow_that_are_documented_are_logged() -> None:
+    rows = re.findall(r"^\| (`\w+`.*?) \| (?:trials|training|report) \|", (DOCS / "how-it-works.md").read_text(), re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert len(named) > 20
+    sets = {slug(name) for name in (*PHOTOGRAPHS, *NOT_DIGITS, OTHER_WRITERS, *BESIDE)}
+    of_sets = {f"{name}_{what}" for name in sets for what in ("accuracy", "refused", "auroc")}
+    source = "".join(path.read_text() for path in (ROOT / "pipelines").glob("*.py"))
+    assert {name for name in named - of_sets if f'"{name}"' not in source} == {"photograph_threshold"}
+    assert PHOTOGRAPH_THRESHOLD in named
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
