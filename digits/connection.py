@@ -81,8 +81,8 @@ class OneWrite:
             self.flush()
         finally:
             self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self.loop.call_later(self.idle_seconds, self.transport.abort)
+            if self.transport.get_write_buffer_size():
+                self.loop.call_later(self.idle_seconds, self.transport.abort)
 
 
 class Flow(FlowControl):
@@ -423,6 +423,7 @@ class Connection(HttpToolsProtocol):
         self.express.front.telemetry.error(refusal.code)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         content = refusal.json().encode()
         headers = {

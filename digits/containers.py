@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 
-MOST_SEGMENTS = 1_000  # of a JPEG file before its pixels and between its scans
+MOST_SEGMENTS = 1_000  # of a JPEG file before its pixels and between its scans; entries of a TIFF file's directory
 MOST_SCANS = 100  # of a progressive JPEG file: encoders make ten
 MOST_CHUNKS = 20_000  # of a PNG file: 20 MiB in pieces of a kilobyte
 MOST_BLOCKS = 100_000  # of a GIF file: 25 MB in pieces of 255 bytes, which is the most that they have
@@ -169,5 +169,6 @@ def check_bmp(data: bytes) -> None:
     if len(data) < 34 or int.from_bytes(data[14:18], "little") < 40:
         return
     width, height, _, _, compression = struct.unpack_from("<iiHHI", data, 18)
-    if compression in (1, 2) and (abs(width * height) > MOST_RUNS or len(data) > 2 * MOST_RUNS + BMP_HEAD_BYTES):
+    needed = 2 * (MOST_RUNS + abs(height)) + BMP_HEAD_BYTES  # two bytes for each run and each end of a row
+    if compression in (1, 2) and (abs(width * height) > MOST_RUNS or len(data) > needed):
         raise Excess("runs of pixels")

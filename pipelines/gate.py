@@ -82,8 +82,7 @@ def decide(challenger: Evidence, champion: Evidence | None, floor: float) -> Dec
         )
     reasons = [f"it is not significantly worse than version {champion.version}: {words}" for words, _, _ in comparisons]
     if others := [name.replace("_", " ") for name in challenger.sets if name in champion.sets and name not in same]:
-        again = f"mlflow run . -e evaluate -P model={champion.version}"
-        reasons.append(f"not compared, since the pictures are others now ({again}): {', '.join(others)}")
+        reasons.append(f"not compared, since the two were measured on different pictures: {', '.join(others)}")
     return Decision(True, reasons)
 
 

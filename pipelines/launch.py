@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
         step, parameters = check(words)
     except ParameterError as error:
         if rank() and os.environ.get("LOCAL_RANK") != "0":
-            time.sleep(GRACE)  # torchrun ends all ranks when the first ends, and rank 0 has yet to say why
+            time.sleep(GRACE)  # torchrun ends all of a node when one ends, and its first has yet to say why
         else:
             print(f"error: {error}", file=sys.stderr, flush=True)
         if launcher:

@@ -197,7 +197,7 @@ class Tune(DataParameters, _Study):
 class Worker(Parameters):
     """One more process for a study that is started elsewhere."""
 
-    study: StudyName = Field(description="name of the study; of several that are open, the newest is joined")
+    study: StudyName = Field(description="name of the study; of several that somebody is at, the newest is joined")
     data_dir: DataDir = ""
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
     extra: str = Field("", description="labelled folders that the study learns from, as they are here; empty: its own")

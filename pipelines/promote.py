@@ -59,7 +59,7 @@ def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]
     # The store first: were this to end in between, the alias would not promise what the store does not hold.
     tag = store.make_newest(version)
     client.set_registered_model_alias(registry.MODEL, "champion", version.version)
-    if fresh:
+    if fresh or "promoted_at" not in version.tags:  # the last try may have been killed just before
         now = datetime.now(UTC).isoformat(timespec="seconds")
         client.set_model_version_tag(registry.MODEL, version.version, "promoted_at", now)
     challenger = registry.by_alias("challenger")

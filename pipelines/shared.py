@@ -152,16 +152,18 @@ def join(name: str, minutes: float, is_led: Callable[[dict[str, Any]], bool]) ->
             storage = storage or (connect(make=False) if _is_prepared() else None)
             studies = _open_studies(storage) if storage else []
             named = [s for s in studies if name in (s.study_name, s.user_attrs["facts"]["name"])]
-            led = [s for s in named if is_led(s.user_attrs["facts"])]
-            if storage and led:
-                newest = max(led, key=lambda study: study._study_id)
-                return Study(newest.study_name, storage, sampler(None), pruner()), dict(newest.user_attrs["facts"])
+            named.sort(key=lambda study: study._study_id, reverse=True)
+            found = next((s for s in named if is_led(s.user_attrs["facts"])), None)
+            if storage and found:
+                return Study(found.study_name, storage, sampler(None), pruner()), dict(found.user_attrs["facts"])
             if named:
-                why = f"nobody is at {named[-1].study_name}, by what MLflow (MLFLOW_TRACKING_URI) says"
+                why = f"nobody is at {named[0].study_name}, by what MLflow (MLFLOW_TRACKING_URI) says"
             elif studies:
                 why = f"open are {', '.join(sorted({s.study_name for s in studies}))}"
         except (SQLAlchemyError, StorageInternalError) as error:
             why = f"the database does not answer: {str(error.__cause__ or error).splitlines()[0]}"
+        except MlflowException as error:
+            why = f"the tracking server does not answer: {str(error).splitlines()[0]}"
         if time.monotonic() > deadline:
             if storage:
                 storage.engine.dispose()

@@ -178,20 +178,24 @@ def find_runs(filter_string: str, most: int = 100) -> list[Run]:
 
 def still_there(run_id: str | None) -> str | None:
     """The id of a run, unless somebody has deleted it or another database is used now."""
-    if run_id is None:
-        return None
+    return run_id if run_id is not None and _found(run_id) else None
+
+
+def _found(run_id: str) -> Run | None:
+    """A run that nobody has deleted."""
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
         if not is_missing(error):
             raise
         return None
-    return run_id if run.info.lifecycle_stage == "active" else None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def is_running(run_id: str) -> bool:
     """Whether whoever began a run is still at it, as far as MLflow knows."""
-    return still_there(run_id) is not None and MlflowClient().get_run(run_id).info.status == "RUNNING"
+    run = _found(run_id)
+    return run is not None and run.info.status == "RUNNING"
 
 
 def is_missing(error: MlflowException) -> bool:

@@ -117,12 +117,17 @@ def train(
     if "trained" in job.state:
         if tracking.still_there(job.state["trained"]["run_id"]):
             return dict(job.state["trained"])
-        job.forget("trained", "report", "version")  # somebody has deleted the run meanwhile; its weights are here
+        job.forget(
+            "trained", "report", "version", "promotion"
+        )  # somebody has deleted the run meanwhile; its weights are here
     name = f"Final training on {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
     with job.run(name, "training", tags={**logbook.tags(data, extra), **(tags or {})}, watched=True) as run:
         logbook.log_start(data, parameters, extra)
         if extra:
             logbook.log_table(own.TABLE, own.COLUMNS, own.as_rows(extra))
+        if "validation_loss" not in run.data.metrics:  # of epochs that another run had, which somebody has deleted
+            for report in _reports(job):
+                logbook.log_epoch(report)
         mlflow.log_params({f"recipe_{name}": value for name, value in asdict(recipe).items()})
         mlflow.log_dict(asdict(recipe), "recipe.json")
         trained_in = str(number_format(choose_device(parameters.device))).removeprefix("torch.")
@@ -233,11 +238,10 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
         facts["segmenter_auroc"] = material.segmenter.auroc
     if material.sent:
         limit = threshold_of_photographs(export.with_metadata(chosen, metadata), material.sent)
-        if limit > 0:
-            facts[PHOTOGRAPH_THRESHOLD] = limit
-            metadata[PHOTOGRAPH_THRESHOLD] = f"{limit:.6f}"
-        else:
-            print("  WARNING: unsure of too many photographs for a threshold of their own: held to the other one")
+        if not limit:
+            print("  WARNING: unsure of too many photographs for a threshold of their own: held to that of all else")
+        facts[PHOTOGRAPH_THRESHOLD] = limit or threshold
+        metadata[PHOTOGRAPH_THRESHOLD] = f"{limit or threshold:.6f}"
     return Built(export.with_metadata(chosen, metadata), facts)
 
 

@@ -120,7 +120,7 @@ def test_the_threshold_of_photographs_loses_as_many_of_these_as_it_may() -> None
 
 
 @pytest.mark.parametrize("sure", [True, False])
-def test_a_model_carries_both_thresholds_unless_it_is_sure_of_too_few_photographs(
+def test_a_model_carries_both_thresholds_of_which_one_may_stand_for_the_other(
     material: Material, monkeypatch: pytest.MonkeyPatch, capsys: Any, sure: bool
 ) -> None:
     monkeypatch.setattr(train, "affordable", lambda *_: True)
@@ -133,7 +133,7 @@ def test_a_model_carries_both_thresholds_unless_it_is_sure_of_too_few_photograph
     right = classifier.scores(digits.images)[0].argmax(1) == digits.labels
     assert (believed[right] < classifier.threshold).mean() <= train.REFUSED
     assert classifier.photograph_threshold == (0.625 if sure else classifier.threshold)
-    assert ("photograph_threshold" in built.facts) == sure
+    assert float(classifier.metadata["photograph_threshold"]) == pytest.approx(built.facts["photograph_threshold"])
     assert ("unsure of too many photographs" in capsys.readouterr().out) is not sure
 
 

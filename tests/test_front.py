@@ -199,7 +199,7 @@ def test_what_is_left_of_a_batch_whose_time_is_over_is_not_read(
         return real(*args)
 
     monkeypatch.setattr(front_module, "read", read)
-    app = build(timeout=0.1, threads=2)
+    app = build(timeout=1.0, threads=2)
     body, headers = form([("images", png(size=(40, 40)))] * 64)
     kind = [(b"content-type", headers["Content-Type"].encode())]
     assert asyncio.run(ask(app, body, path="/predict_batch", headers=kind)).status == 504

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import launch
 from pipelines.parameters import ENTRY_POINTS, Main, ParameterError, Promote, Train, allowed
 
 
@@ -123,6 +124,17 @@ def test_nothing_heavy_is_imported_before_parameters_are_checked() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", True), ("1", False)])
+def test_the_first_of_each_node_says_what_is_wrong(
+    rank: str, told: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "2"), ("LOCAL_RANK", rank)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "GRACE", 0)
+    assert launch.run(["train", "--epoch", "3"]) == launch.WRONG_PARAMETER
+    assert ("did you mean 'epochs'?" in capfd.readouterr().err) is told
 
 
 def test_a_dash_that_a_terminal_has_not_ends_nothing() -> None:

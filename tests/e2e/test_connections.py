@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import resource
@@ -359,9 +360,11 @@ def test_a_body_that_goes_wrong_beside_its_head_gets_one_answer_and_holds_no_con
     with Server(home) as server, ExitStack() as links:
         (worker,) = server.workers()
         before = files_of(worker)
-        for path in (b"POST /nowhere", b"POST /model", b"GET /livez", b"POST /predict"):
+        wrong = b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n"
+        paths = (b"POST /nowhere", b"POST /model", b"GET /livez", b"POST /predict")
+        for path, more in itertools.product(paths, (b"", b"Expect: 100-continue\r\n")):
             link = links.enter_context(connect(server))
-            link.sendall(path + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
+            link.sendall(path + b" HTTP/1.1\r\nHost: a\r\n" + more + wrong)
             (answer,) = answers_in(to_the_end(link))
             assert error_of(answer) == ("400", "malformed_request")
         eventually(lambda: files_of(worker) <= before)  # though the clients hold on to theirs
