@@ -42,9 +42,7 @@ SMALL_FILE, SMALL_SIDE = 8192, 128
 NARROW = 256, 16_384  # of 65,536 greys: a picture that uses so many is spread over all; one that uses fewer is blank
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 UNKNOWN = ("unsupported", "cannot handle", "not supported")  # in the messages of Pillow
-Image.MAX_IMAGE_PIXELS = (
-    None  # Pillow's own limit, of this whole process; Limits is per call, for all formats, and comes first
-)
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one for the whole process; Limits comes first, for every format
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 

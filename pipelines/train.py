@@ -117,9 +117,8 @@ def train(
     if "trained" in job.state:
         if tracking.still_there(job.state["trained"]["run_id"]):
             return dict(job.state["trained"])
-        job.forget(
-            "trained", "report", "version", "promotion"
-        )  # somebody has deleted the run meanwhile; its weights are here
+        # Somebody has deleted the run meanwhile; its weights are here.
+        job.forget("trained", "report", "version", "promotion")
     name = f"Final training on {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
     with job.run(name, "training", tags={**logbook.tags(data, extra), **(tags or {})}, watched=True) as run:
         logbook.log_start(data, parameters, extra)
