@@ -50,7 +50,7 @@ def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]
     number = int(version.version)
     decision = _decision(version, champion, parameters)
     why = "; ".join(decision.reasons)
-    fresh = champion is None or int(champion.version) != number  # what is champion keeps the reason why it became so
+    fresh = not _is(champion, version)  # what is champion keeps the reason why it became so
     if fresh:
         client.set_model_version_tag(registry.MODEL, version.version, "gate", why)
     if not decision.promote:
@@ -63,14 +63,19 @@ def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         client.set_model_version_tag(registry.MODEL, version.version, "promoted_at", now)
     challenger = registry.by_alias("challenger")
-    if challenger is not None and int(challenger.version) == number:
+    if _is(challenger, version):
         client.delete_registered_model_alias(registry.MODEL, "challenger")
     print(f"version {number} is champion: {why}\nin the BentoML store: {tag}")
     return {"version": number, "promoted": True, "why": why, "tag": tag}
 
 
+def _is(holder: ModelVersion | None, version: ModelVersion) -> bool:
+    """Whether this version is the one that has an alias."""
+    return holder is not None and int(holder.version) == int(version.version)
+
+
 def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: Main | Promote) -> Decision:
-    if champion is not None and int(champion.version) == int(version.version):
+    if _is(champion, version):
         return Decision(True, ["it is champion already"])
     dataset = version.tags.get("dataset", "unknown")
     if "promoted_at" in version.tags and not (

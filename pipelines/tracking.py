@@ -126,13 +126,13 @@ def run(
     from optuna import TrialPruned
 
     own = {"kind": kind, "process": process(), **provenance.git(), "outcome": "running", **(tags or {})}
-    top = mlflow.active_run() is None and parent is None
+    nested = mlflow.active_run() is not None or parent is not None
     started: Run | None = None
     outcome, status = "failed", "FAILED"
     try:
         with signals.hold():  # it is on top of MLflow's stack, with its tags, or it is not there at all
             started = mlflow.start_run(
-                run_id=again, run_name=name, nested=not top, parent_run_id=parent, tags=own, log_system_metrics=watched
+                run_id=again, run_name=name, nested=nested, parent_run_id=parent, tags=own, log_system_metrics=watched
             )
         yield started
         outcome, status = "complete", "FINISHED"
