@@ -1,10 +1,10 @@
 """The bytes or pixels of any picture of a digit come in; what the network reads goes out: a few 28×28 candidates as
 MNIST would have them.
 
-Paper put around a digit that was cut out (digits.margins), light flattened and ink found (digits.ink), rulings erased
-(digits.rulings), strokes chosen (digits.shapes), and besides all of it by a network that has learnt what strokes are
-(digits.segmenter); then fitted as MNIST's makers did: into 20×20 with anti-aliasing, the centre of mass in the middle
-of 28×28 (LeCun et al., 1998).
+What a program made of it undone (digits.originals), paper put around a digit that was cut out (digits.margins), light
+flattened and ink found (digits.ink), rulings erased (digits.rulings), strokes chosen (digits.shapes), and besides all
+of it by a network that has learnt what strokes are (digits.segmenter); then fitted as MNIST's makers did: into 20×20
+with anti-aliasing, the centre of mass in the middle of 28×28 (LeCun et al., 1998).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from digits import ink as inks
 from digits.decoding import ImageError, Limits, decode
 from digits.ink import Bytes, Floats
 from digits.margins import with_margin
+from digits.originals import original
 from digits.rulings import without_rulings
 from digits.segmenter import Segmenter
 from digits.shapes import JOINED, Shape, components, grouped, rivals, without_frames
@@ -89,6 +90,8 @@ def interpret(picture: Bytes, segmenter: Segmenter | None = None) -> Reading:
     darkest, brightest = cv2.minMaxLoc(picture.reshape(-1))[:2]
     if brightest - darkest < FLAT:
         return BLANK
+    if max(picture.shape[:2]) > THUMBNAIL:
+        picture = original(picture)
     height, width = picture.shape[:2]
     if max(height, width) <= THUMBNAIL:
         images, sure = thumbnail(picture)

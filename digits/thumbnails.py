@@ -195,11 +195,11 @@ def thumbnail(picture: Bytes) -> tuple[list[Bytes], bool]:
         refit = _refitted(upright, base, span, mask)
         return ([refit], True) if not exact and _is_written(mask) else ([*seen, refit], exact)
     # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that. With
-    # something across it, it touches sides: the network has seen such.
+    # something across it, it touches sides, and the middle of all that is not the digit's: the network has seen such.
     whole = max(w, h) <= BOX + 1 and (sum(sides) == 0 or light_ink or off_centre(upright) < 1)
     crossed = light_ink and sides[0] < 2 and sum(sides) < 3
     if exact and max(w, h) >= 12 and (whole or crossed):
-        return ([upright] if off_centre(upright) < MOVED else [recentred(upright), upright]), True
+        return ([recentred(upright), upright] if whole and off_centre(upright) >= MOVED else [upright]), True
     refit = _refitted(upright, base, span, mask)
     specks = exact and light_ink and cv2.connectedComponents(mask)[0] > 6
     # Cropped to the digit, or a digit with something across it? The model sees which.

@@ -48,6 +48,13 @@ def test_an_mnist_image_that_was_moved_is_also_seen_as_it_was(right: int, down: 
     assert np.array_equal(second, moved)
 
 
+def test_a_digit_with_a_line_across_its_foot_stays_where_it_is() -> None:
+    crossed = IMAGE.copy()
+    crossed[23:25, 2:25] = 255
+    (only,) = candidates_of(crossed)
+    assert np.array_equal(only, crossed)
+
+
 def test_specks_all_over_leave_the_raw_image_first() -> None:
     specked = IMAGE.copy()
     specked[::4, ::5] = 255
