@@ -49,7 +49,7 @@ def symbols() -> str:
     """
     held = FT2Font(str(_path("DejaVuSans.ttf"))).get_charmap()
     wanted = [chr(code) for low, high in _SYMBOL_RANGES for code in range(low, high + 1) if code in held]
-    return "".join(c for c in wanted if c not in _SYMBOLS_LIKE_DIGITS) + '#%*+<=>@^~"€£¥¶§' * 4
+    return "".join(c for c in wanted if c not in _SYMBOLS_LIKE_DIGITS) + '#%*+<=>@^~"€£¥¶§?&{}' * 4
 
 
 def draw_text(text: str, font: str, size: int = 96) -> Bytes:

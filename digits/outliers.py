@@ -33,6 +33,7 @@ Generator = np.random.Generator
 # Kinds made of ink, drawn with any pen, straight or photographed.
 _INKED: dict[str, Callable[[Generator], Field]] = {
     "handwritten letters": sketches.letter,
+    "handwritten signs": sketches.sign,
     "printed letters": partial(sketches.glyph, glyphs.LATIN, glyphs.LATIN_FONTS),
     "Greek letters": partial(sketches.glyph, glyphs.GREEK, glyphs.WIDE_FONTS),
     "Cyrillic letters": partial(sketches.glyph, glyphs.CYRILLIC, glyphs.WIDE_FONTS),
@@ -71,6 +72,7 @@ DIGITLESS_KINDS = tuple(kind for kind in TRAINED_KINDS if kind not in _OF_DIGITS
 # Letters, clothes, faces and several digits are what users send by mistake: they get a larger share than stripes do.
 _SHARES = {
     "handwritten letters": 10.0,
+    "handwritten signs": 5.0,
     "printed letters": 4.0,
     "several digits": 3.0,
     "drawings": 4.0,

@@ -236,7 +236,7 @@ def sent_photograph(
 def _read_one(
     images: Bytes, labels: npt.NDArray[np.int64], segmenter: Segmenter | None, rng: np.random.Generator
 ) -> tuple[imaging.Reading, int]:
-    field, label = field_and_label(images, labels, rng)
+    field, label = field_and_label(images, labels, rng, written=False)
     return imaging.interpret(shoot_to_learn_from(field, rng, rng.uniform(0, 1)).picture, segmenter), label
 
 
@@ -250,7 +250,8 @@ def read_photographs(
     progress: Progress | None = None,
     segmenter: Segmenter | None = None,
 ) -> tuple[list[imaging.Reading], npt.NDArray[np.int64]]:
-    """Photographs like those to learn from, read as a service would: all candidates of each, and the labels (count,).
+    """Photographs like those to learn from, but for digits written anew, read as a service would: all candidates of
+    each, and the labels (count,).
 
     The same arguments give the same, whatever `workers` is.
     """
@@ -319,11 +320,13 @@ def reads_as_bar_or_ring(image: Bytes) -> bool:
     return bool(ring and area > ELLIPTIC * np.pi / 4 * np.prod(cv2.fitEllipse(outline)[1]))
 
 
-def field_and_label(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Field, int]:
-    """One of the digits (n, 28, 28) drawn at random, or one that is written anew, to be photographed."""
+def field_and_label(
+    images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator, written: bool = True
+) -> tuple[Field, int]:
+    """One of the digits (n, 28, 28) drawn at random, or one that is written anew if it may be, to be photographed."""
     index = int(rng.integers(len(images)))
     label = int(labels[index])
-    if rng.random() < WRITTEN_SHARE * (2 if label in (1, 7) else 1):
+    if written and rng.random() < WRITTEN_SHARE * (2 if label in (1, 7) else 1):
         return handwriting.write_digit(label, rng), label
     return handwriting.field_of(images[index]), label
 
@@ -339,11 +342,12 @@ def _photograph_one(
     labels: npt.NDArray[np.int64],
     hardness: tuple[float, float],
     keep_lost: float,
+    written: bool,
     segmenter: Segmenter | None,
     rng: np.random.Generator,
 ) -> tuple[Bytes, int, Bytes]:
     while True:
-        field, label = field_and_label(images, labels, rng)
+        field, label = field_and_label(images, labels, rng, written)
         shot = shoot_to_learn_from(field, rng, rng.uniform(*hardness))
         candidates = imaging.interpret(shot.picture, segmenter).images
         alike = likeness(candidates, reference(shot.ink))
@@ -364,16 +368,17 @@ def make_photographs(
     workers: int = 2,
     progress: Progress | None = None,
     keep_lost: float = 0.1,
+    written: bool = True,
     segmenter: Segmenter | None = None,
 ) -> Photographs:
     """Photograph digits drawn at random and bring them back through imaging, as training data.
 
     Of imaging's candidates the one most like the photographed digit is kept. Where even that one's likeness is below
     RECOGNISABLE, imaging has lost the digit and the label would be noise: the sample is kept with probability
-    `keep_lost` only, else another digit is photographed in its place. The same (images, labels, count, seed, hardness,
-    segmenter) give the same pictures, whatever `workers` is.
+    `keep_lost` only, else another digit is photographed in its place. `written`: some digits are written anew, as no
+    digit to choose or measure on should be. The same arguments give the same pictures, whatever `workers` is.
     """
-    make = partial(_photograph_one, images, labels, hardness, keep_lost, segmenter)
+    make = partial(_photograph_one, images, labels, hardness, keep_lost, written, segmenter)
     made = list(in_order(make, count, seed, workers, progress))
     split = Split(np.stack([image for image, _, _ in made]), np.array([label for _, label, _ in made], np.int64))
     return Photographs(split, np.concatenate([beside for _, _, beside in made]))
@@ -388,8 +393,10 @@ class Strokes:
     ink: Bytes
 
 
-def _samples(images: Bytes, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
-    return looks_at(field_and_label(images, labels, rng)[0], rng)
+def _samples(
+    images: Bytes, labels: npt.NDArray[np.int64], written: bool, rng: np.random.Generator
+) -> list[tuple[Bytes, Bytes]]:
+    return looks_at(field_and_label(images, labels, rng, written)[0], rng)
 
 
 def looks_at(field: Field, rng: np.random.Generator) -> list[tuple[Bytes, Bytes]]:
@@ -424,15 +431,16 @@ def make_strokes(
     *,
     workers: int = 2,
     progress: Progress | None = None,
+    written: bool = True,
 ) -> Strokes:
     """Photographs `count` digits drawn at random, hard and easy ones; where they are small, many from closer too.
 
-    The same (images, labels, count, seed) give the same pictures, whatever `workers` is.
+    `written` as for `make_photographs`. The same arguments give the same pictures, whatever `workers` is.
     """
     pictures = np.empty((2 * count, 3, SIDE, SIDE), np.uint8)  # no more of it is touched than is filled
     ink = np.empty((2 * count, SIDE, SIDE), np.uint8)
     filled = 0
-    for samples in in_order(partial(_samples, images, labels), count, seed, workers, progress):
+    for samples in in_order(partial(_samples, images, labels, written), count, seed, workers, progress):
         for picture, strokes in samples:
             pictures[filled], ink[filled] = picture, strokes
             filled += 1

@@ -1,4 +1,4 @@
-"""Things a pen draws that are no digit: letters, words, scribbles, curves, shapes and drawings.
+"""Things a pen draws that are no digit: letters, signs, words, scribbles, curves, shapes and drawings.
 
 A random generator goes in, a field to ink comes out.
 """
@@ -9,19 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from digits import glyphs
-from digits.handwriting import LETTERS, Field, curve, field_of, field_of_strokes, strokes_of
+from digits.handwriting import LETTERS, SIGNS, Field, curve, field_of, field_of_strokes, strokes_of
 
 Stroke = npt.NDArray[np.float64]
 
 
 def letter(rng: np.random.Generator) -> Field:
     """A letter written by hand, upper or lower case."""
-    return field_of_strokes(_written(rng), rng, slant=0.2)
+    return field_of_strokes(_written(LETTERS, rng), rng, slant=0.2)
 
 
-def _written(rng: np.random.Generator) -> list[Stroke]:
-    """Any letter in any of its forms."""
-    forms = list(LETTERS.values())[rng.integers(len(LETTERS))]
+def sign(rng: np.random.Generator) -> Field:
+    """A question mark, a percent sign, a tick or another sign, written by hand."""
+    return field_of_strokes(_written(SIGNS, rng), rng, slant=0.2)
+
+
+def _written(characters: dict[str, tuple[str, ...]], rng: np.random.Generator) -> list[Stroke]:
+    """Any of the characters in any of its forms."""
+    forms = list(characters.values())[rng.integers(len(characters))]
     return strokes_of(forms[rng.integers(len(forms))], rng, 0.35)
 
 
@@ -31,7 +36,7 @@ def word(rng: np.random.Generator) -> Field:
         return field_of(glyphs.word(rng))
     strokes, x = [], 0.0
     for _ in range(rng.integers(2, 6)):
-        strokes += [stroke + np.array([x, 0]) for stroke in _written(rng)]
+        strokes += [stroke + np.array([x, 0]) for stroke in _written(LETTERS, rng)]
         x += rng.uniform(9, 13)
     return field_of_strokes(strokes, rng)
 

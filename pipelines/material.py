@@ -133,7 +133,7 @@ def prepare(
     taken = photographs_of(data.train, photographs, seed, "photographs to train on", segmenter) if photographs else None
     held_out = min(max(photographs // 8, 50), 2_000)
     chosen_on = (
-        photographs_of(data.validation, held_out, seed + 1, "photographs to choose on", segmenter)
+        photographs_of(data.validation, held_out, seed + 1, "photographs to choose on", segmenter, written=False)
         if photographs
         else None
     )
@@ -177,7 +177,7 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
     def make() -> Arrays:
         label = "photographs with known strokes"
         tested = max(50, count // 10)
-        unseen = _made(make_strokes, data.validation, tested, seed + 3, label)
+        unseen = _made(make_strokes, data.validation, tested, seed + 3, label, written=False)
         learnt = _made(make_strokes, data.train, count, seed + 2, label)
         none, unseen_none = (
             _counted(make_digitless, number // DIGITLESS, seed + more, "pictures to find no digit in")
@@ -200,16 +200,18 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
     return Trained(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
 
 
-def photographs_of(digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None) -> Photographs:
-    """Synthetic photographs of these digits as imaging hands them over."""
+def photographs_of(
+    digits: Split, count: int, seed: int, label: str, segmenter: Segmenter | None = None, *, written: bool = True
+) -> Photographs:
+    """Synthetic photographs of these digits, and of some that are written anew if they may be, as imaging hands them
+    over."""
 
     def make() -> Arrays:
-        made = _made(make_photographs, digits, count, seed, label, segmenter=segmenter)
+        made = _made(make_photographs, digits, count, seed, label, segmenter=segmenter, written=written)
         return {"images": made.digits.images, "labels": made.digits.labels, "beside": made.beside}
 
-    arrays = cached(
-        "photographs", ("digits.photographer",), [fingerprint(digits), count, seed, named_by(segmenter)], make
-    )
+    facts = [fingerprint(digits), count, seed, named_by(segmenter), written]
+    arrays = cached("photographs", ("digits.photographer",), facts, make)
     images, labels, beside = (arrays[name] for name in ("images", "labels", "beside"))
     split = Split(np.asarray(images, np.uint8), np.asarray(labels, np.int64))
     return Photographs(split, np.asarray(beside, np.uint8))
@@ -235,7 +237,7 @@ def seen_by(segmenter: Segmenter, extra: Own) -> Own:
         with Progress(own.NAME, len(extra.train)) as progress:
             return {"images": own.seen(extra, segmenter, cores(), progress)}
 
-    arrays = cached("own pictures", ("digits.imaging",), [extra.fingerprint, named_by(segmenter)], make)
+    arrays = cached("own pictures", ("digits.imaging", "pipelines.own"), [extra.fingerprint, named_by(segmenter)], make)
     images = np.asarray(arrays["images"], np.uint8)
     return replace(extra, train=Split(images, extra.train.labels))
 

@@ -33,7 +33,7 @@ from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main, Tune
 
 PROXY_DIGITS = 3_000  # and, in proportion, of the photographs and of what is no digit
-PROXY_SHOWN = 8_000  # pictures in all: two epochs of the above
+PROXY_SHOWN = 8_000  # pictures to go through in a trial's epochs, of which there are two at least
 JUDGED = 2_000  # pictures of each kind
 CHANCES = 2_000  # bootstrap samples
 DISTURBED_SEED = 7
@@ -147,8 +147,9 @@ def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
 
 
 def part_of(train: TrainingSet, digits: int) -> TrainingSet:
-    """The first so many digits, and as large a part of everything else, from all over it."""
-    share = min(1.0, digits / len(train.digits))
+    """The first so many digits, and as large a part of everything else, from all over it, but no more of it."""
+    kept, others = min(digits, len(train.digits)), len(train) - len(train.digits)
+    share = min(kept / len(train.digits), kept / max(others, 1))
 
     def rows(count: int) -> NDArray[np.int64]:
         return np.linspace(0, count, math.ceil(share * count), endpoint=False).astype(np.int64)

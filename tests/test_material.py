@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from digits import imaging, pyramid
-from digits.data import Data
+from digits import imaging, photographer, pyramid
+from digits.data import Data, Split
 from digits.data import load as load_data
+from digits.handwriting import Field
 from digits.segmenter import Segmenter
+from digits.workers import in_order
 from pipelines import material as module
 from pipelines import worker
 from pipelines.errors import UserError
 from pipelines.job import Job
-from pipelines.material import Trained, photographs_of, prepare, read_outliers_of, segmenter_for
+from pipelines.material import Trained, fingerprint, photographs_of, prepare, read_outliers_of, segmenter_for
 from pipelines.parameters import Tune
 from tests.models import tiny_segmenter
 
@@ -142,14 +144,39 @@ def test_the_photographs_that_set_the_threshold_are_validation_digits_read_with_
     assert prepare(data, 0, 0, 0).sent is None
 
 
+def test_no_digit_to_choose_or_measure_on_is_written_anew(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training has seen those hands."""
+    of_training = fingerprint(data.train)
+    asked: dict[str, list[bool]] = {"training": [], "validation": []}
+    real = photographer.field_and_label
+
+    def drawn(images: Any, labels: Any, rng: np.random.Generator, written: bool = True) -> tuple[Field, int]:
+        which = "training" if fingerprint(Split(images, labels)) == of_training else "validation"
+        asked[which].append(written)
+        return real(images, labels, rng, written)
+
+    monkeypatch.setattr(photographer, "field_and_label", drawn)
+    monkeypatch.setattr(photographer, "in_order", lambda make, count, seed, *_: in_order(make, count, seed))
+    prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
+    assert set(asked["training"]) == {True}
+    assert set(asked["validation"]) == {False}
+
+
 def test_all_of_it_is_made_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(data, 40, 8, 0)
-    for name in ("make_photographs", "make_outliers"):
+    for name in ("make_photographs", "make_outliers", "read_photographs"):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("made again"))
     again = prepare(data, 40, 8, 0)
     assert again.train.photographs is not None
     assert first.train.photographs is not None
+    assert again.train.outliers is not None
+    assert first.train.outliers is not None
+    assert again.sent is not None
+    assert first.sent is not None
     np.testing.assert_array_equal(again.train.photographs.images, first.train.photographs.images)
+    np.testing.assert_array_equal(again.train.outliers, first.train.outliers)
+    for one, other in zip(again.sent.readings, first.sent.readings, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
 
 
 def test_another_segmenter_means_other_photographs_in_the_cache(data: Data) -> None:

@@ -18,7 +18,6 @@ from pipelines import tune
 from pipelines.parameters import Main
 from pipelines.tune import (
     PROXY_DIGITS,
-    PROXY_SHOWN,
     Bench,
     Trialled,
     base_recipe,
@@ -144,14 +143,22 @@ def test_a_recipe_is_told_by_what_differs() -> None:
 
 def test_a_trial_shows_as_many_pictures_as_it_is_said_to_of_every_kind() -> None:
     many = Split(np.zeros((55_000, 28, 28), np.uint8), np.arange(55_000))
-    train = TrainingSet(many, Split(many.images[:12_000], np.arange(12_000)), np.zeros((7_400, 28, 28), np.uint8))
+    train = TrainingSet(many, Split(many.images[:24_000], np.arange(24_000)), np.zeros((19_000, 28, 28), np.uint8))
     part = part_of(train, PROXY_DIGITS)
     assert part.photographs is not None
     assert part.outliers is not None
-    assert len(part) == pytest.approx(PROXY_SHOWN / 2, rel=0.05)
-    assert len(part.photographs) / 12_000 == pytest.approx(PROXY_DIGITS / 55_000, rel=0.01)
-    assert part.photographs.labels[-1] > 11_900, "one's own pictures come last"
+    shares = [len(part.digits) / 55_000, len(part.photographs) / 24_000, len(part.outliers) / 19_000]
+    assert shares == pytest.approx([PROXY_DIGITS / 55_000] * 3, rel=0.01)
+    assert part.photographs.labels[-1] > 23_900, "one's own pictures come last"
     assert len(part_of(TrainingSet(many), 10**6)) == 55_000
+
+
+def test_a_trial_is_small_where_there_are_few_digits_and_many_other_pictures() -> None:
+    few = Split(np.zeros((1_257, 28, 28), np.uint8), np.arange(1_257))
+    others = Split(np.zeros((24_000, 28, 28), np.uint8), np.arange(24_000))
+    part = part_of(TrainingSet(few, others, np.zeros((19_000, 28, 28), np.uint8)), PROXY_DIGITS)
+    assert len(part.digits) == 1_257
+    assert len(part) == pytest.approx(2 * 1_257, rel=0.01)
 
 
 def test_no_trial_is_begun_that_would_leave_no_time_for_the_confirmation(bench: Any) -> None:
