@@ -252,7 +252,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
     @functools.cached_property
     def api(self) -> Response:
         """It never changes, and takes 20 ms to write."""
-        return JSONResponse(describe(self.service.openapi_spec.asdict()))
+        return JSONResponse(describe(self.service.openapi_spec.asdict(), bool(SETTINGS.api_key)))
 
     async def schema_view(self, _: Request) -> Response:
         return self.schema

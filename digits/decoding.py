@@ -404,9 +404,10 @@ def _orientation(exif: bytes) -> int:
         (offset,) = struct.unpack_from(order + "I", exif, start + 4)
         (entries,) = struct.unpack_from(order + "H", exif, start + offset)
         for entry in range(min(entries, 200)):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, start + offset + 2 + 12 * entry)
-            if tag == 274:
-                return int(value)
+            place = start + offset + 2 + 12 * entry
+            tag, kind = struct.unpack_from(order + "HH", exif, place)
+            if tag == 274:  # a short, but some write a long
+                return int(struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, place + 8)[0])
     except struct.error:
         pass
     return 1

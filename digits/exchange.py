@@ -109,7 +109,6 @@ class Exchange:
         "held",
         "limit",
         "model",
-        "over",
         "pending",
         "placed",
         "receive",
@@ -133,7 +132,6 @@ class Exchange:
         self.held = 0
         self.placed = False
         self.model = ""
-        self.over = False  # nobody waits for the pictures of a batch any more
         self.status = 0  # of the answer, once it was handed over,
         self.finished = 0.0  # and when its last byte was
 

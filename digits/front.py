@@ -35,7 +35,8 @@ PEER = re.compile(r"[\w.:%-]{1,64}", re.ASCII)  # an address; a proxy may pass o
 TEN = ", ".join(["%.6f"] * 10)
 RESULT = f'{{"digit": %d, "probability": %.6f, "probabilities": [{TEN}], "accepted": %s, "model": "%s"%s}}'
 OTHER = "other"  # the route of what is nobody's
-CHUNK = 16  # pictures of a batch that are decoded and handed to the model together
+CHUNK = 16  # pictures of a batch that are handed to the model together
+TURN = 0.02  # seconds that the pictures of a batch may be decoded for, before others' have their turn
 
 
 class Served(Protocol):
@@ -150,7 +151,7 @@ class Front:
         data = await exchange.body()
         if exchange.boundary is not None:
             data = multipart(data, exchange.boundary, "image", 1)[0]
-        (reading,) = await self.read_beside([data], exchange)
+        (reading,) = await self.read_beside([data])
         if isinstance(reading, Refusal):
             raise reading
         probabilities, digitness, served = await self.infer(reading.images)
@@ -161,8 +162,7 @@ class Front:
         """POST /predict_batch: any number of pictures, each a multipart field `images`; results in the same order."""
         if exchange.boundary is None:
             raise Refusal(415, "unsupported_media_type", "send multipart/form-data with one part `images` a picture")
-        body = await exchange.body()
-        images = multipart(body, exchange.boundary, "images", self.settings.max_batch_items)
+        images = multipart(await exchange.body(), exchange.boundary, "images", self.settings.max_batch_items)
         few = asyncio.Semaphore(max(2, self.settings.threads))  # at a time: others' pictures have their turn between
 
         async def part(start: int) -> list[str]:
@@ -173,15 +173,14 @@ class Front:
         try:
             parts = await asyncio.gather(*tasks)
         finally:
-            exchange.over = True
             for task in tasks:
                 task.cancel()
         results = [result for part in parts for result in part]
         return f'{{"results": [{", ".join(results)}]}}'.encode()
 
     async def part(self, images: list[bytes], exchange: Exchange) -> list[str]:
-        """The results of a few of a batch's pictures: decoded in one go, scored in one go."""
-        readings = await self.read_beside(images, exchange)
+        """The results of a few of a batch's pictures, scored in one go."""
+        readings = await self.read_beside(images)
         good = [reading for reading in readings if isinstance(reading, Reading)]
         if good:
             probabilities, digitness, served = await self.infer(np.concatenate([reading.images for reading in good]))
@@ -196,19 +195,26 @@ class Front:
             results.append(self.result(reading, probabilities[rows], digitness[rows], served, exchange.since))
         return results
 
-    async def read_beside(self, images: list[bytes], exchange: Exchange) -> list[Reading | Refusal]:
-        """The readings of some files: in a thread, unless all are so small that the way there would take longer.
-
-        A thread can't be cancelled: it looks before each whether anybody still waits for it.
-        """
+    async def read_beside(self, images: list[bytes]) -> list[Reading | Refusal]:
+        """The readings of some files: in a thread, turn by turn, unless all are so small that the way there would take
+        longer."""
         if all(map(is_small, images)):
             if len(images) > 1:
                 await asyncio.sleep(0)  # the loop has other business too
             return [self.read(image) for image in images]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self.pool, lambda: [self.read(image) for image in images if not exchange.over]
-        )
+        readings: list[Reading | Refusal] = []
+        while len(readings) < len(images):
+            readings += await loop.run_in_executor(self.pool, self.read_some, images[len(readings) :])
+        return readings
+
+    def read_some(self, images: list[bytes]) -> list[Reading | Refusal]:
+        """The readings of the first of some files: of as many as one turn is enough for."""
+        ends = time.perf_counter() + TURN
+        readings = [self.read(images[0])]
+        while len(readings) < len(images) and time.perf_counter() < ends:
+            readings.append(self.read(images[len(readings)]))
+        return readings
 
     def read(self, data: bytes) -> Reading | Refusal:
         """The reading of one file, or why it has none: whatever a decoder trips over is that file's own trouble."""

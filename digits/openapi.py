@@ -10,12 +10,21 @@ BINARY = {"type": "string", "format": "binary"}
 ERRORS = {
     400: "No image, or one that is empty, cut short or in a broken form.",
     401: "An API key is asked for and missing or wrong.",
+    405: "Another method than this one.",
     408: "The body took longer than the time limit.",
     413: "A body, or a number of pictures, beyond the limit.",
     415: "A Content-Type or Content-Encoding that is not accepted.",
     422: "An image that can't be used: animated, or with too many pixels.",
+    431: "Headers of more than 64 KiB.",
+    500: "A fault of the service.",
     503: "Busy; Retry-After says when to ask again.",
     504: "No answer within the time limit.",
+}
+
+
+KEYS = {
+    "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
 }
 
 
@@ -38,8 +47,9 @@ class PictureAnswer(BaseModel):
     milliseconds: float | None = Field(default=None, description="with ?explain=1: from the headers to this answer")
 
 
-def describe(spec: dict[str, Any]) -> dict[str, Any]:
-    """Adds what a generated document can't know: bodies that are the image itself, the batch route, every error."""
+def describe(spec: dict[str, Any], keyed: bool = False) -> dict[str, Any]:
+    """Adds what a generated document can't know: bodies that are the image itself, the batch route, every error and,
+    where an API key is asked for (`keyed`), how it is sent."""
     error = {
         "type": "object",
         "required": ["code", "message"],
@@ -70,20 +80,20 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
                 "tags": ["Service APIs"],
                 "operationId": "digits__model",
                 "description": "Where the answers come from: model, run, data, commit, libraries.",
-                "responses": {"200": {"description": "The provenance.", "content": {"application/json": {}}}},
+                "responses": {
+                    "200": {"description": "The provenance.", "content": {"application/json": {}}},
+                    **_failures(401, 405, 431, 500),
+                },
             }
         },
     }
-    # The generated descriptions of /predict's body and answer are replaced by those below.
-    generated = spec["components"]["schemas"].items()
-    kept = {
-        name: schema for name, schema in generated if not name.startswith("Task") and not name.endswith("IODescriptor")
-    }
-    return {
-        **spec,
-        "paths": {**spec["paths"], **paths},
-        "components": {**spec["components"], "schemas": {**kept, **schemas}},
-    }
+    if keyed:
+        for operations in paths.values():
+            for operation in operations.values():
+                operation["security"] = [{way: []} for way in KEYS]
+    info = {name: text for name, text in spec["info"].items() if name != "contact"}  # BentoML's makers
+    components = {"schemas": schemas, "securitySchemes": KEYS if keyed else {}}
+    return {**spec, "info": info, "paths": {**spec["paths"], **paths}, "components": components}
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -91,11 +101,7 @@ def _ref(name: str) -> dict[str, str]:
 
 
 def _post(name: str, description: str, content: dict[str, Any], answer: str) -> dict[str, Any]:
-    responses: dict[str, Any] = {
-        str(status): {"description": text, "content": {"application/json": {"schema": _ref("Failure")}}}
-        for status, text in ERRORS.items()
-    }
-    responses["200"] = {"description": "The answer.", "content": {"application/json": {"schema": _ref(answer)}}}
+    given = {"description": "The answer.", "content": {"application/json": {"schema": _ref(answer)}}}
     explain = {"name": "explain", "in": "query", "schema": {"type": "string", "enum": ["0", "1"]}}
     operation = {
         "tags": ["Service APIs"],
@@ -103,6 +109,11 @@ def _post(name: str, description: str, content: dict[str, Any], answer: str) -> 
         "description": description,
         "parameters": [explain],
         "requestBody": {"required": True, "content": content},
-        "responses": responses,
+        "responses": {"200": given, **_failures(*ERRORS)},
     }
     return {"post": operation}
+
+
+def _failures(*statuses: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("Failure")}}
+    return {str(status): {"description": ERRORS[status], "content": content} for status in statuses}

@@ -91,7 +91,9 @@ def load(environment: Mapping[str, str]) -> Settings:
     known = {PREFIX + field.name.upper(): field.name for field in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable.startswith(LINKS) or not text.strip():
+        if not variable.startswith(PREFIX) or variable.startswith(LINKS) or not text:
+            continue
+        if not text.strip() and variable != PREFIX + "API_KEY":
             continue
         if variable not in known:
             raise SettingsError(f"{variable} is no setting; the settings are {', '.join(sorted(known))}")
@@ -127,6 +129,8 @@ def _word(variable: str, name: str, text: str) -> str | tuple[str, ...]:
         raise SettingsError(f"{variable}={text!r} is not allowed; expected all, errors or off")
     if name == "model" and not re.fullmatch(r"[a-z0-9._-]+(:[a-z0-9._-]+)?", text):
         raise SettingsError(f"{variable}={text!r} is no tag; expected something like digits:abc123")
+    if name == "api_key" and not text:  # of a file with nothing but a line's end: nobody meant an open service
+        raise SettingsError(f"{variable} holds nothing but blanks; expected a key, or nothing at all for no key")
     if name == "cors_origins":
         origins = tuple(part.strip() for part in text.split(",") if part.strip())
         for origin in origins:

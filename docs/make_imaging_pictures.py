@@ -15,6 +15,7 @@ from digits.classifier import Classifier
 from digits.data import load
 from digits.ink import Page, noise_floor, scaled
 from digits.margins import with_margin
+from digits.originals import original, unrepeated, without_page
 from digits.rulings import find_rulings, without_rulings
 from digits.shapes import components, grouped, rivals, without_frames
 from digits.thumbnails import fit
@@ -153,6 +154,14 @@ def main() -> None:
     prepared = Page(scaled(shaded, imaging.WORK_SIDE))
     ground = prepared.ground(True, imaging.STROKE)
     save("light", shaded, prepared.light, ground, on_paper(prepared.ink(True, imaging.STROKE)))
+
+    crossed = five.copy()
+    cv2.line(crossed, (1, 21), (26, 17), 255, 1)
+    large = crossed.repeat(6, axis=0).repeat(6, axis=1)
+    screenshot = cv2.copyMakeBorder(large, 40, 60, 70, 30, cv2.BORDER_CONSTANT, value=(255,))
+    assert np.array_equal(original(screenshot), crossed)
+    alone = without_page(screenshot)
+    save("originals", screenshot, imaging._photograph(screenshot, None).images[0], alone, unrepeated(alone))
 
     cut = np.ascontiguousarray(cut_out(five))
     whole = with_margin(cut, cut)

@@ -59,6 +59,8 @@ class Partial:
                 number, _ = json.loads(line)
             except ValueError:
                 break
+            if not line.endswith(b"\n"):
+                break
             self._places[number] = place
             place += len(line)
         self._file.truncate(place)

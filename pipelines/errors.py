@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from concurrent.futures.process import BrokenProcessPool
 
 
 class UserError(Exception):
@@ -19,6 +20,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError | DataError):
         return str(error)
     for cause in _causes(error):
+        if isinstance(cause, BrokenProcessPool):
+            return "a process of this command was ended, perhaps for want of memory; the same command goes on from here"
         if isinstance(cause, OSError) and cause.errno in REASONS:
             where = f" ({cause.filename})" if cause.filename else ""
             return f"{REASONS[cause.errno]}{where}; the same command goes on from here"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipelines.files import FOLDER, write_json
 from pipelines.parameters import Parameters
 
 WORK = FOLDER / "work"
+KEY = 12  # hexadecimal digits in the name of a job
 
 
 class Job:
@@ -80,7 +81,7 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
         code,
         mlflow.get_tracking_uri(),
     ]
-    key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
+    key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:KEY]}"
     _forget_what_no_code_can_go_on_with(kind, code)
     with _locked(key) as locked:
         if not locked:
@@ -96,7 +97,7 @@ def _remove(folder: Path) -> None:
     gone = folder.with_name(f"{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    shutil.rmtree(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager
@@ -114,7 +115,8 @@ def _locked(key: str) -> Iterator[bool]:
 
 def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
     """Removes the folders of jobs of other code; a checkpoint has 18 MB, the weights 104."""
-    for state in WORK.glob(f"{kind}-*/state.json"):
-        with _locked(state.parent.name) as locked:
-            if locked and json.loads(state.read_text()).get("code") != code:
-                _remove(state.parent)
+    for folder in WORK.glob(f"{kind}-{'[0-9a-f]' * KEY}/"):
+        # Another command that is started now may have removed it meanwhile.
+        with _locked(folder.name) as locked, suppress(FileNotFoundError):
+            if locked and json.loads((folder / "state.json").read_text()).get("code") != code:
+                _remove(folder)

@@ -134,6 +134,8 @@ def run(
             started = mlflow.start_run(
                 run_id=again, run_name=name, nested=nested, parent_run_id=parent, tags=own, log_system_metrics=watched
             )
+        if again and "error" in started.data.tags:  # of an attempt before
+            MlflowClient().delete_tag(again, "error")
         yield started
         outcome, status = "complete", "FINISHED"
     except TrialPruned:

@@ -125,7 +125,13 @@ def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: st
             shared.pause(optuna_study)
             shared.take_back(optuna_study)
     shared.close(optuna_study)
-    best, why = bench.choose(optuna_study, default)
+
+    def choice() -> tuple[dict[str, Any], str]:
+        best, why = bench.choose(optuna_study, default)
+        return asdict(best), why
+
+    settings, why = job.step("choice", choice)
+    best = Recipe(**settings)
     log_study(optuna_study, best, why)
     return best
 
@@ -206,6 +212,7 @@ class Bench:
             "run": self.parent,
             "fingerprint": fingerprint,
             "code": provenance.code("pipelines.tune"),
+            "libraries": provenance.libraries(),
             "proxy": [len(self.train.digits), self.epochs],
             "segmenter": self.segmenter,
             "parameters": own,
@@ -360,8 +367,8 @@ def log_study(study: optuna.Study, best: Recipe, why: str) -> None:
     mlflow.log_dict(asdict(best), "recipe.json")
     mlflow.log_text(why + "\n", "study/choice.txt")
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
-    best_score = min((t.value or 0.0 for t in complete), default=float("nan"))
-    mlflow.log_metrics({"trials": len(shared.finished(study)), "best_score": best_score})
+    scores = [t.value or 0.0 for t in complete]
+    mlflow.log_metrics({"trials": len(shared.finished(study))} | ({"best_score": min(scores)} if scores else {}))
     columns = [name for name in asdict(best) if name not in NOT_TRIED]
     begun = [t for t in study.get_trials(deepcopy=False) if "withdrawn" not in t.user_attrs]
     logbook.log_table(

@@ -26,9 +26,10 @@ def run(parameters: Worker) -> None:
         parameters.study, parameters.wait_minutes, lambda facts: tracking.is_running(facts["run"])
     )
     print(f"joined the study {study.study_name}")
+    check_code(study, facts)
     asked = asked_for(parameters, facts["parameters"])
     data, extra = load_data(asked), load_own(asked)
-    check(study, facts, data, extra)
+    check_data(study, facts, data, extra)
     material = prepare(data, asked.photographs, asked.outliers, asked.seed, extra, segmenter_of(facts), to_build=False)
     bench = Bench(material, asked, facts["job"], facts["run"], proxy=tuple(facts["proxy"]))
     default = base_recipe(len(data.train))
@@ -50,7 +51,14 @@ def segmenter_of(facts: dict[str, Any]) -> Trained | None:
     """The study's own segmenter: one that this machine had trained would see other candidates. Raises UserError."""
     if facts["segmenter"] is None:
         return None
-    trained = Trained(tracking.read(facts["run"], f"weights/{SEGMENTER_FILE}"), 0.0, 0.0)
+    try:
+        content = tracking.read(facts["run"], f"weights/{SEGMENTER_FILE}")
+    except FileNotFoundError:
+        raise UserError(
+            "the study's segmenter can't be read from here: its artifacts are in a folder of the machine that started"
+            " it; use a tracking server for both (MLFLOW_TRACKING_URI=http://…), or a folder that both see"
+        ) from None
+    trained = Trained(content, 0.0, 0.0)
     if trained.sha256 != facts["segmenter"]:
         raise UserError("the study's segmenter is not the one that it was started with; start another study")
     return trained
@@ -69,17 +77,26 @@ def asked_for(parameters: Worker, study: dict[str, Any]) -> Tune:
         ) from None
 
 
-def check(study: Study, facts: dict[str, Any], data: Data, extra: Own | None = None) -> None:
-    """Raises UserError where trials of this machine could not be compared with the others'."""
-    fingerprint = fingerprint_of_all(data.fingerprint, extra)
-    if fingerprint != facts["fingerprint"]:
-        raise UserError(
-            f"the study {study.study_name} is on data with the fingerprint {facts['fingerprint'][:12]}, and what is"
-            f" here has {fingerprint[:12]}; give this machine the same data, by data_dir or MNIST_ROOT, and extra"
-        )
+def check_code(study: Study, facts: dict[str, Any]) -> None:
+    """Raises UserError where this machine would make other pictures, or other networks of them, than the others."""
     code = provenance.code("pipelines.tune")
     if code != facts["code"]:
         raise UserError(
             f"the study {study.study_name} was started with code {facts['code']}, and this is {code};"
             " use the same version on all machines"
+        )
+    here, there = provenance.libraries(), facts["libraries"]
+    other = [name for name in here if name != "python" and here[name] != there[name]]
+    if other:
+        told = ", ".join(f"{name} {there[name]}, and here is {here[name]}" for name in other)
+        raise UserError(f"the study {study.study_name} was started with {told}; install the same on all machines")
+
+
+def check_data(study: Study, facts: dict[str, Any], data: Data, extra: Own | None = None) -> None:
+    """Raises UserError where this machine has other data than the others."""
+    fingerprint = fingerprint_of_all(data.fingerprint, extra)
+    if fingerprint != facts["fingerprint"]:
+        raise UserError(
+            f"the study {study.study_name} is on data with the fingerprint {facts['fingerprint'][:12]}, and what is"
+            f" here has {fingerprint[:12]}; give this machine the same data, by data_dir or MNIST_ROOT, and extra"
         )

@@ -301,6 +301,15 @@ def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
     assert close(decode(encoded(stored, kind, exif=exif)), np.asarray(image), 12)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "value"), [(3, "Hxx"), (4, "I")])
+def test_an_orientation_may_be_a_short_or_a_long(order: str, kind: int, value: str) -> None:
+    directory = struct.pack(f"{order}HHHI{value}I", 1, 274, kind, 1, 6, 0)
+    exif = b"Exif\0\0" + {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8) + directory
+    upright = decode(encoded(drawing(), "JPEG", exif=exif, quality=95))
+    assert close(upright, np.asarray(drawing().transpose(Image.Transpose.ROTATE_270)), 12)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 77])
 def test_an_impossible_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()

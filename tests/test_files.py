@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,3 +63,7 @@ def test_the_cause_of_an_error_is_found_behind_it() -> None:
 
 def test_a_bug_keeps_its_traceback() -> None:
     assert explain(KeyError("recipe")) is None
+
+
+def test_a_process_that_was_ended_is_told_in_a_line() -> None:
+    assert "perhaps for want of memory" in (explain(BrokenProcessPool("terminated abruptly")) or "")

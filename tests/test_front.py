@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import threading
+import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ import cv2
 import numpy as np
 import prometheus_client
 import pytest
-from PIL import Image
 
 from digits import front as front_module
+from digits import imaging
 from digits.classifier import Classifier
 from digits.front import Front
 from digits.imaging import ImageError
@@ -102,10 +103,10 @@ def build() -> Callable[..., Front]:
 def test_each_picture_is_decoded_once_and_scored_once(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, opened, scored = [], [], []
-    real_read, real_open = front_module.read, Image.open
+    read, decoded, scored = [], [], []
+    real_read, real_decode = front_module.read, imaging.decode
     monkeypatch.setattr(front_module, "read", lambda *args: read.append(1) or real_read(*args))
-    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(1) or real_open(*args, **kwargs))
+    monkeypatch.setattr(imaging, "decode", lambda *args: decoded.append(1) or real_decode(*args))
     model = Model(Classifier(tiny_model()))
 
     async def infer(images: np.ndarray) -> Any:
@@ -114,16 +115,15 @@ def test_each_picture_is_decoded_once_and_scored_once(
 
     app = build(infer)
     asyncio.run(ask(app, png()))
-    assert (len(read), scored) == (1, [1])
-    assert len(opened) <= 1
+    assert (len(read), len(decoded), scored) == (1, 1, [1])
     body, headers = form([("images", picture) for picture in pictures(40)])
     kind = [(b"content-type", headers["Content-Type"].encode())]
     reply = asyncio.run(ask(app, body, path="/predict_batch", headers=kind))
     assert reply.status == 200
     candidates = sum(len(real_read(picture).images) for picture in pictures(40))
     assert (len(read), sum(scored)) == (41, 1 + candidates)
+    assert len(decoded) == 41 + 40  # which the line above has read again
     assert len(scored) <= 1 + 3  # 40 pictures, 16 together
-    assert len(opened) <= 41
 
 
 def test_photographs_are_read_with_the_segmenter_of_the_model_that_answers(build: Callable[..., Front]) -> None:
@@ -149,34 +149,47 @@ def test_photographs_are_read_with_the_segmenter_of_the_model_that_answers(build
     np.testing.assert_array_equal(with_one[-1], Segmenter(tiny_segmenter()).digit(picture)[0])
 
 
-@pytest.mark.parametrize(("way", "copies"), [("whole", 0), ("in pieces", 1), ("as a form", 1)])
+@pytest.mark.parametrize(
+    ("way", "copies", "kept"),
+    [
+        ("whole", 0, 0),
+        ("in pieces", 1, 1),
+        ("as a form", 1, 1),
+        ("as a form in pieces", 2, 1),
+        ("as a batch in pieces", 2, 1),
+    ],
+)
 def test_a_body_is_copied_no_more_often_than_its_way_in_needs(
-    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch, way: str, copies: int
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch, way: str, copies: int, kept: int
 ) -> None:
-    """Pieces are put together, a form's part is cut out."""
+    """Pieces are put together, a form's part is cut out, and what it was cut out of is not held while it is read."""
     reached: list[int] = []
+    held: list[int] = []
 
     def refused(data: bytes, *_: Any) -> Any:
         reached.append(len(data))
+        held.append(tracemalloc.get_traced_memory()[0])
         raise ImageError("not_an_image", "counted")
 
     monkeypatch.setattr(front_module, "read", refused)
     size, headers = 8 * 2**20, HEADERS
     body = bytes(size)
-    if way == "as a form":
-        body, form_headers = form([("image", body)])
+    if way.startswith("as a"):
+        body, form_headers = form([("images" if "batch" in way else "image", body)])
         headers = [(b"content-type", form_headers["Content-Type"].encode())]
-    step = 65536 if way == "in pieces" else len(body)
+    step = 65536 if way.endswith("in pieces") else len(body)
     pieces = [body[start : start + step] for start in range(0, len(body), step)]
     app = build()
     tracemalloc.start()
     try:
-        reply = asyncio.run(ask(app, *pieces, headers=headers))
+        path = "/predict_batch" if "batch" in way else "/predict"
+        reply = asyncio.run(ask(app, *pieces, headers=headers, path=path))
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (reply.status, reached) == (400, [size])
+    assert (reply.status, reached) == (200 if "batch" in way else 400, [size])
     assert most < (copies + 0.25) * size
+    assert held[0] < (kept + 0.25) * size
 
 
 def test_a_model_that_takes_too_long_is_504_and_the_next_request_is_not_hurt(build: Callable[..., Front]) -> None:
@@ -206,6 +219,33 @@ def test_what_is_left_of_a_batch_whose_time_is_over_is_not_read(
     told.set()
     app.pool.shutdown(wait=True)
     assert 1 <= len(begun) <= 2
+
+
+def test_a_form_of_slow_pictures_does_not_hold_up_somebody_elses(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    real, alone = front_module.read, png(7, size=(41, 41))
+
+    def slowly(data: bytes, *more: Any) -> Any:
+        read.append(data)
+        time.sleep(1.5 * front_module.TURN)
+        return real(data, *more)
+
+    monkeypatch.setattr(front_module, "read", slowly)
+    app = build(threads=2)
+    body, headers = form([("images", png(size=(40, 40)))] * 40)
+    kind = [(b"content-type", headers["Content-Type"].encode())]
+
+    async def both() -> list[Asked]:
+        batch = asyncio.ensure_future(ask(app, body, path="/predict_batch", headers=kind))
+        while not read:
+            await asyncio.sleep(0)
+        return [await ask(app, alone), await batch]
+
+    assert [reply.status for reply in asyncio.run(both())] == [200, 200]
+    assert len(read) == 41
+    assert read.index(alone) <= 4
 
 
 def test_a_fault_is_500_in_the_same_shape_and_tells_the_client_nothing_of_it(

@@ -17,6 +17,8 @@ from PIL import Image
 
 from digits import imaging
 from digits.imaging import MOST, ImageError, interpret, read
+from digits.segmenter import Segmenter
+from tests.models import tiny_segmenter
 
 Bytes = np.ndarray
 
@@ -215,11 +217,12 @@ def test_a_five_with_a_detached_bar_is_one_digit() -> None:
     )
 )
 @settings(max_examples=40, deadline=None)
-def test_any_pixels_give_one_to_eight_candidates(pixels: Bytes) -> None:
-    images = interpret(pixels).images
-    assert images.dtype == np.uint8
-    assert images.shape[1:] == (28, 28)
-    assert 1 <= len(images) <= MOST + 2  # and a small picture as it is, of either polarity
+def test_any_pixels_give_one_to_ten_candidates(pixels: Bytes) -> None:
+    for segmenter, more in ((None, 0), (Segmenter(tiny_segmenter()), 1)):
+        images = interpret(pixels, segmenter).images
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (28, 28)
+        assert 1 <= len(images) <= MOST + 3 + more  # a small picture as it is, of either polarity, and refitted
 
 
 @pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (3, 500), (41, 1000)])

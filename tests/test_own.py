@@ -316,11 +316,19 @@ def test_a_worker_with_other_pictures_does_not_take_part(folder: Path) -> None:
     loaded = load(folder)
     data = Data("mnist", split(1), split(1), "fingerprint", None)
     study = type("Named", (), {"study_name": "digits-1"})()
-    facts = {
-        "fingerprint": own.fingerprint_of_all("fingerprint", loaded),
-        "code": worker.provenance.code("pipelines.tune"),
-    }
-    worker.check(study, facts, data, loaded)
+    facts = {"fingerprint": own.fingerprint_of_all("fingerprint", loaded)}
+    worker.check_data(study, facts, data, loaded)
     for other in (None, replace(loaded, fingerprint="0" * 64)):
         with pytest.raises(UserError, match="and extra"):
-            worker.check(study, facts, data, other)
+            worker.check_data(study, facts, data, other)
+
+
+def test_a_worker_with_other_code_or_libraries_does_not_take_part() -> None:
+    study = type("Named", (), {"study_name": "digits-1"})()
+    libraries = worker.provenance.libraries()
+    facts = {"code": worker.provenance.code("pipelines.tune"), "libraries": libraries | {"python": "3.11.0"}}
+    worker.check_code(study, facts)
+    with pytest.raises(UserError, match="with code 0123, and this is"):
+        worker.check_code(study, facts | {"code": "0123"})
+    with pytest.raises(UserError, match=r"with scipy 0\.1, and here is"):
+        worker.check_code(study, facts | {"libraries": libraries | {"scipy": "0.1"}})

@@ -220,14 +220,15 @@ def test_finished_rows_are_kept_not_answered_again(tmp_path: Path, monkeypatch: 
     assert [row["path"] for row in rows_of(output)] == [*listing.names[:3], "marked", *listing.names[4:]]
 
 
+@pytest.mark.parametrize("torn", [20, 1])
 def test_half_a_line_that_a_killed_process_left_is_answered_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: int
 ) -> None:
     listing = inputs.find(str(folder_of(tmp_path / "in", SIZE + 8)))
     output, partial = tmp_path / "a.csv", tmp_path / "a.csv.partial"
     predict.predict(listing, MODEL, tmp_path / "whole.csv")
     interrupted(listing, output, 2, monkeypatch)
-    partial.write_bytes(partial.read_bytes()[:-20])
+    partial.write_bytes(partial.read_bytes()[:-torn])
     assert predict.predict(listing, MODEL, output)[1] == 8
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 

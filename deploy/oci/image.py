@@ -69,7 +69,6 @@ IMPORTS = (
     "cv2",
     "onnxruntime",
     "PIL.Image",
-    "python_multipart.multipart",
     "starlette.middleware.cors",
     "starlette.staticfiles",
     "uvicorn.lifespan.on",

@@ -118,4 +118,9 @@ def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_i
     served.start()
     assert patient.wait(PATIENCE) == 0, log.read_text()[-3000:]
     assert_one_whole_model(project)
+    (training,) = project.runs("training")
+    known = project.client.get_metric_history(training.info.run_id, "validation_loss")
+    assert {point.step for point in known} == {1, 2, 3, 4}, "what was noted while the server was away is not lost"
+    assert training.data.tags["outcome"] == "complete"
+    assert "error" not in training.data.tags
     assert [file.name for file in scratch.rglob("*") if file.is_file()] == []  # of what it has read back
