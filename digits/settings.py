@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 PREFIX = "DIGITS_"
@@ -18,61 +18,60 @@ class SettingsError(ValueError):
     """A setting that can't be used; the message is one line that names the variable, its value and what is allowed."""
 
 
+def _text(about: str, default: Any = "") -> Any:
+    return field(default=default, metadata={"about": about})
+
+
+def _number_of(about: str, default: float, low: float, high: float) -> Any:
+    """A setting that is a number from `low` to `high`, whole if its default is."""
+    return field(default=default, metadata={"about": about, "range": (low, high)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every limit is per worker. `describe` says what each is for; the table of docs/service.md is made from it."""
+    """Every limit is per worker. The table of docs/service.md is made from this."""
 
-    model: str = ""
-    workers: int = 0
-    threads: int = 2
-    model_threads: int = 1
-    max_batch_size: int = 64
-    max_bytes: int = 20 * MIB
-    max_pixels: int = 100_000_000
-    max_batch_items: int = 256
-    max_batch_bytes: int = 64 * MIB
-    max_buffered_bytes: int = 256 * MIB
-    max_concurrency: int = 256
-    max_connections: int = 16_384
-    timeout: float = 30.0
-    idle_seconds: float = 15.0
-    reload_seconds: float = 5.0
-    api_key: str = ""
-    cors_origins: tuple[str, ...] = ()
-    access_log: str = "errors"
+    workers: int = _number_of("processes; 0 means one for each core that may be used, at most 8", 0, 0, 256)
+    threads: int = _number_of("threads that decode large pictures and batches", 2, 1, 64)
+    model_threads: int = _number_of("threads inside one call of the model", 1, 1, 64)
+    max_batch_size: int = _number_of("pictures the model sees at once, at most; 1 means no batching", 64, 1, 4096)
+    max_bytes: int = _number_of("bytes of one picture", 20 * MIB, 64, 2**30)
+    max_pixels: int = _number_of("pixels of one picture", 100_000_000, 784, 2_000_000_000)
+    max_batch_items: int = _number_of("pictures in one /predict_batch", 256, 1, 10_000)
+    max_batch_bytes: int = _number_of("bytes of one /predict_batch", 64 * MIB, 64, 2**31)
+    max_buffered_bytes: int = _number_of(
+        "bytes of all request bodies held at once; beyond it 503", 256 * MIB, 1024, 2**34
+    )
+    max_concurrency: int = _number_of("requests in progress; beyond it 503 with Retry-After", 256, 1, 100_000)
+    max_connections: int = _number_of(
+        "connections, idle ones too; beyond it 503 with Retry-After, and closed", 16_384, 1, 1_000_000
+    )
+    timeout: float = _number_of(
+        "seconds for one request, its body included; beyond it 504, or 408 where that was still to come",
+        30.0,
+        0.1,
+        3600,
+    )
+    idle_seconds: float = _number_of(
+        "seconds for a request's headers, idle before them included; beyond it 408, or closed", 15.0, 0.1, 3600
+    )
+    reload_seconds: float = _number_of("how often the store is asked for a newer model; 0 means never", 5.0, 0, 86_400)
+    model: str = _text(
+        "tag of the model in the BentoML store (digits:abc); empty means the newest, followed as it changes"
+    )
+    api_key: str = _text(
+        "when set, /predict, /predict_batch and /model ask for it (X-API-Key, or Authorization: Bearer)"
+    )
+    cors_origins: tuple[str, ...] = _text(
+        "origins that browsers may call from, separated by commas; empty means none", ()
+    )
+    access_log: str = _text("which requests are logged: all, errors or off", "errors")
 
     def __repr__(self) -> str:  # a key must not end up in a log
         shown = (f"{f.name}={'***' if f.name == 'api_key' else getattr(self, f.name)!r}" for f in fields(self))
         return f"Settings({', '.join(shown)})"
 
 
-# name: (lowest, highest, what it is for). Numbers only; the words have checks of their own below.
-RANGES: dict[str, tuple[float, float, str]] = {
-    "workers": (0, 256, "processes; 0 means one for each core that may be used, at most 8"),
-    "threads": (1, 64, "threads that decode large pictures and batches"),
-    "model_threads": (1, 64, "threads inside one call of the model"),
-    "max_batch_size": (1, 4096, "pictures the model sees at once, at most; 1 means no batching"),
-    "max_bytes": (64, 2**30, "bytes of one picture"),
-    "max_pixels": (784, 2_000_000_000, "pixels of one picture"),
-    "max_batch_items": (1, 10_000, "pictures in one /predict_batch"),
-    "max_batch_bytes": (64, 2**31, "bytes of one /predict_batch"),
-    "max_buffered_bytes": (1024, 2**34, "bytes of all request bodies held at once; beyond it 503"),
-    "max_concurrency": (1, 100_000, "requests in progress; beyond it 503 with Retry-After"),
-    "max_connections": (1, 1_000_000, "connections, idle ones too; beyond it 503 with Retry-After, and closed"),
-    "timeout": (
-        0.1,
-        3600,
-        "seconds for one request, its body included; beyond it 504, or 408 where that was still to come",
-    ),
-    "idle_seconds": (0.1, 3600, "seconds for a request's headers, idle before them included; beyond it 408, or closed"),
-    "reload_seconds": (0, 86_400, "how often the store is asked for a newer model; 0 means never"),
-}
-WORDS: dict[str, str] = {
-    "model": "tag of the model in the BentoML store (digits:abc); empty means the newest, followed as it changes",
-    "api_key": "when set, /predict, /predict_batch and /model ask for it (X-API-Key, or Authorization: Bearer)",
-    "cors_origins": "origins that browsers may call from, separated by commas; empty means none",
-    "access_log": "which requests are logged: all, errors or off",
-}
 UNITS = {"k": 1024, "m": MIB, "g": 2**30}
 
 
@@ -81,14 +80,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe() -> dict[str, str]:
-    """Every environment variable with what it is for."""
-    return {PREFIX + name.upper(): text for name, text in [(n, r[2]) for n, r in RANGES.items()] + list(WORDS.items())}
+def by_variable() -> dict[str, Field[Any]]:
+    """Every environment variable and its setting, whose metadata say what it is `about` and the `range` of a number."""
+    return {PREFIX + setting.name.upper(): setting for setting in fields(Settings)}
 
 
 def load(environment: Mapping[str, str]) -> Settings:
     """Reads and checks all DIGITS_* variables. Raises SettingsError for a wrong value or an unknown name."""
-    known = {PREFIX + field.name.upper(): field.name for field in fields(Settings)}
+    known = by_variable()
     values: dict[str, Any] = {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable.startswith(LINKS) or not text:
@@ -97,8 +96,8 @@ def load(environment: Mapping[str, str]) -> Settings:
             continue
         if variable not in known:
             raise SettingsError(f"{variable} is no setting; the settings are {', '.join(sorted(known))}")
-        name = known[variable]
-        values[name] = _number(variable, name, text.strip()) if name in RANGES else _word(variable, name, text.strip())
+        read = _number if "range" in known[variable].metadata else _word
+        values[known[variable].name] = read(variable, known[variable], text.strip())
     settings = Settings(**values)
     longest = max(settings.max_bytes, settings.max_batch_bytes) + FORM_BYTES
     if settings.max_buffered_bytes < longest:
@@ -109,14 +108,13 @@ def load(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _number(variable: str, name: str, text: str) -> float:
-    low, high, _ = RANGES[name]
-    kind = float if name in ("timeout", "idle_seconds", "reload_seconds") else int
+def _number(variable: str, setting: Field[Any], text: str) -> float:
+    low, high = setting.metadata["range"]
     try:
-        if name.endswith("_bytes") and (match := re.fullmatch(r"(\d+)\s*([kmgKMG])(i?[bB])?", text)):
+        if setting.name.endswith("_bytes") and (match := re.fullmatch(r"(\d+)\s*([kmgKMG])(i?[bB])?", text)):
             number: float = int(match[1]) * UNITS[match[2].lower()]
         else:
-            number = kind(text)
+            number = float(text) if isinstance(setting.default, float) else int(text)
     except ValueError:
         number = float("nan")
     if not low <= number <= high:
@@ -124,7 +122,8 @@ def _number(variable: str, name: str, text: str) -> float:
     return number
 
 
-def _word(variable: str, name: str, text: str) -> str | tuple[str, ...]:
+def _word(variable: str, setting: Field[Any], text: str) -> str | tuple[str, ...]:
+    name = setting.name
     if name == "access_log" and text not in ("all", "errors", "off"):
         raise SettingsError(f"{variable}={text!r} is not allowed; expected all, errors or off")
     if name == "model" and not re.fullmatch(r"[a-z0-9._-]+(:[a-z0-9._-]+)?", text):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from digits import openapi
-from digits.settings import MIB, RANGES, Settings, describe
+from digits.settings import MIB, by_variable
 from digits.telemetry import Telemetry
 from docs import capacity
 from pipelines.parameters import ENTRY_POINTS, allowed
@@ -33,12 +33,11 @@ def parameters(entry_point: str) -> str:
 
 def settings() -> str:
     """Every environment variable of the service."""
-    defaults, rows = Settings(), []
-    for variable, about in describe().items():
-        name = variable.removeprefix("DIGITS_").lower()
-        low, high, _ = RANGES.get(name, (None, None, ""))
-        span = "–" if low is None else f"{number(name, low)} to {number(name, high)}"
-        rows.append((f"`{variable}`", number(name, getattr(defaults, name)), span, about))
+    rows = []
+    for variable, setting in by_variable().items():
+        ends = [number(setting.name, end) for end in setting.metadata.get("range", ())]
+        span = " to ".join(ends) or "–"
+        rows.append((f"`{variable}`", number(setting.name, setting.default), span, setting.metadata["about"]))
     return table(("variable", "default", "allowed", "what it is for"), rows)
 
 
@@ -82,7 +81,7 @@ def metrics() -> str:
 
 
 def _openapi() -> dict[str, Any]:
-    return openapi.describe({"paths": {}, "components": {"schemas": {}}})
+    return openapi.describe({"info": {}, "paths": {}})
 
 
 def _named(schema: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from digits.settings import Settings, describe
+from digits.settings import Settings, by_variable
 from pipelines.files import FOLDER
 from pipelines.parameters import ENTRY_POINTS
 from tests.serving import Server, png
@@ -123,8 +123,8 @@ def test_every_port_and_probe_is_one_that_the_service_has() -> None:
 
 
 def test_every_setting_in_the_manifests_is_one_that_the_service_knows() -> None:
-    assert manifest("configmap")["data"].keys() <= describe().keys()
-    assert compose()["services"]["service"]["environment"].keys() <= describe().keys()
+    assert manifest("configmap")["data"].keys() <= by_variable().keys()
+    assert compose()["services"]["service"]["environment"].keys() <= by_variable().keys()
     # A Service called digits would otherwise become DIGITS_PORT and others, which no setting is.
     assert manifest("deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
