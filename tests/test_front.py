@@ -225,7 +225,7 @@ def test_a_form_of_slow_pictures_does_not_hold_up_somebody_elses(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[bytes] = []
-    real, alone = front_module.read, png(7, size=(41, 41))
+    real, alone = front_module.read, png(size=(41, 41))
 
     def slowly(data: bytes, *more: Any) -> Any:
         read.append(data)
