@@ -12,7 +12,7 @@ from digits.fit import Recipe
 from pipelines import logbook, registry, tracking
 from pipelines.evaluate import evaluate, sets_of
 from pipelines.job import open_job
-from pipelines.material import load_data, load_own, named, prepare, segmenter_for, warn_of_fallback
+from pipelines.material import load_data, load_own, material_for, named, warn_of_fallback
 from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main
 from pipelines.promote import promote
@@ -34,8 +34,7 @@ def run(parameters: Main) -> None:
                 print("going on where the last run of this command ended")
             logbook.log_start(data, parameters, extra)
             print("material: synthetic photographs and pictures of no digit")
-            segmenter = segmenter_for(job, data, parameters)
-            material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, segmenter)
+            material = material_for(job, data, parameters, extra)
             print(f"study: at most {parameters.trials} trials in {parameters.tune_minutes:g} minutes")
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
             print(f"training: {parameters.epochs} epochs")

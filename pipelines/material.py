@@ -113,6 +113,16 @@ def named(data: Data) -> str:
     return "MNIST" if data.name == "mnist" else "scikit-learn's digits"
 
 
+def material_for(
+    job: Job, data: Data, parameters: DataParameters, extra: Own | None = None, *, to_build: bool = True
+) -> Material:
+    """What a job trains and chooses on, with a segmenter of its own; `to_build` as for `prepare`."""
+    trained = segmenter_for(job, data, parameters)
+    return prepare(
+        data, parameters.photographs, parameters.outliers, parameters.seed, extra, trained, to_build=to_build
+    )
+
+
 def prepare(
     data: Data,
     photographs: int,

@@ -29,7 +29,7 @@ from pipelines import logbook, own, pictures, provenance, ranks, registry, track
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.job import Job, open_job
-from pipelines.material import SEGMENTER_FILE, Material, Sent, load_data, load_own, named, prepare, segmenter_for
+from pipelines.material import SEGMENTER_FILE, Material, Sent, load_data, load_own, material_for, named
 from pipelines.own import Own
 from pipelines.parameters import Main, Train
 from pipelines.tune import base_recipe
@@ -73,8 +73,7 @@ def run(parameters: Train) -> None:
     with open_job("train", parameters, own.fingerprint_of_all(data.fingerprint, extra)) as job:
         chosen, source = job.step("recipe", lambda: chosen_recipe(parameters.recipe, data))
         recipe = Recipe(**chosen)
-        segmenter = segmenter_for(job, data, parameters)
-        material = prepare(data, parameters.photographs, parameters.outliers, parameters.seed, extra, segmenter)
+        material = material_for(job, data, parameters, extra)
         trained = train(job, data, material, recipe, parameters, extra, tags={"recipe_from": source})
         number = job.step("version", lambda: registry.register(trained))
     print(

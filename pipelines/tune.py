@@ -28,7 +28,7 @@ from digits.metrics import fit_temperature, scores_of
 from digits.network import DigitNet
 from pipelines import logbook, pictures, provenance, shared, tracking
 from pipelines.job import Job, open_job
-from pipelines.material import SEGMENTER_FILE, Material, load_data, load_own, named, prepare, segmenter_for
+from pipelines.material import SEGMENTER_FILE, Material, load_data, load_own, material_for, named
 from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main, Tune
 
@@ -70,16 +70,7 @@ def run(parameters: Tune) -> None:
     with open_job("tune", parameters, fingerprint) as job:
         with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data, extra)):
             logbook.log_start(data, parameters, extra)
-            segmenter = segmenter_for(job, data, parameters)
-            material = prepare(
-                data,
-                parameters.photographs,
-                parameters.outliers,
-                parameters.seed,
-                extra,
-                segmenter,
-                to_build=False,
-            )
+            material = material_for(job, data, parameters, extra, to_build=False)
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
 
