@@ -12,9 +12,10 @@ PLAIN = 12  # levels: what a colour differs by from itself, at most
 OTHER = 24  # levels: what differs by more from a page is none
 ALL_ALONG = 0.95  # of each of its sides, what is other than the page around it, at least
 HOLES = 0.25  # of a picture, what is like the page around it, at most: a drawn frame has more
-SEEN = 0.02  # of it, what is other than its usual colour, at least: a bar drawn for a 1 has less
-SLIM = 1.5  # times as long as broad: beyond that a rectangle with holes and a rim of one colour may be an 8
+SEEN = 0.02  # of its inside, what is other than its usual colour, at least: a bar drawn for a 1 has less
+SQUARE, SLIM = 1.2, 2.0  # times as long as broad, at most: a tile with a digit in the page's colour; any picture
 SOFT = 0.05  # of its height or width, the rim of an enlarged picture that is a mixture with the page, at most
+ENOUGH = 128  # pixels of a side, on which colours are counted
 
 
 def original(picture: Bytes) -> Bytes:
@@ -45,39 +46,53 @@ def unrepeated(picture: Bytes) -> Bytes:
 
 
 def without_page(picture: Bytes) -> Bytes:
-    """The one rectangle with something in it that lies on a page of one colour."""
-    page = _colour_along(picture)
+    """The one rectangle with something in it that lies on a page of one colour, or between two bars of one."""
+    page = _colour_of(picture[[0, -1]])
+    if page is None:
+        page = _colour_of(picture[:, [0, -1]])
     if page is None:
         return picture
     other = _other(picture, page)
     left, top, width, height = cv2.boundingRect(other)
-    if min(width, height) < LEAST:
+    if min(width, height) < LEAST or max(width, height) > SLIM * min(width, height):
         return picture
     box = np.s_[top : top + height, left : left + width]
-    mask, inside = other[box], picture[box]
-    if min(side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) < ALL_ALONG:
+    mask = other[box]
+    sides = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    if min(side.mean() for side in sides) < ALL_ALONG or mask.mean() < 1 - HOLES:
         return picture
-    usual = np.median(inside.reshape(-1, *picture.shape[2:]), axis=0).astype(np.uint8)
-    if mask.mean() < 1 - HOLES or _other(inside, usual).mean() < SEEN:
+    inside = np.ascontiguousarray(_sharp(picture[box]))
+    content, like_page = _parts(inside, page)
+    # What is drawn in the page's colour may be the holes of a 0 or an 8 with straight sides, but for a square.
+    if content < SEEN or (like_page > 0.5 and max(width, height) > SQUARE * min(width, height)):
         return picture
-    inside = _sharp(inside)
-    if max(width, height) > SLIM * min(width, height) and _colour_along(inside) is not None:
-        return picture
-    return np.ascontiguousarray(inside)
+    return inside
 
 
-def _colour_along(picture: Bytes) -> Bytes | None:
-    """The one colour along the four sides, uint8 () or (3,); None where there are several."""
-    sides = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
-    low, high = sides.min(axis=0), sides.max(axis=0)
+def _colour_of(lines: Bytes) -> Bytes | None:
+    """The one colour of some lines, uint8 () or (3,); None where there are several. `lines` is (a, b) or (a, b, 3)."""
+    low, high = lines.min(axis=(0, 1)), lines.max(axis=(0, 1))
     return None if (high - low).max() > PLAIN else low + (high - low) // 2
 
 
 def _other(picture: Bytes, colour: Bytes) -> Bytes:
     """1 where a picture is other than a colour in any channel, uint8 (h, w), and 0 elsewhere."""
-    apart = cv2.absdiff(picture, np.broadcast_to(colour, picture.shape))
-    most = apart if apart.ndim == 2 else apart.max(axis=2)
+    apart = cv2.absdiff(picture, (*np.atleast_1d(colour).tolist(), 0, 0, 0)[:4])
+    most = apart if apart.ndim == 2 else cv2.max(cv2.max(apart[..., 0], apart[..., 1]), apart[..., 2])
     return np.asarray(cv2.threshold(most, OTHER, 1, cv2.THRESH_BINARY)[1], np.uint8)
+
+
+def _parts(picture: Bytes, page: Bytes) -> tuple[float, float]:
+    """How much of a picture is of another colour than most of it, and how much of that is like the page, both as
+    shares; well within its sides, which may be soft."""
+    height, width = picture.shape[:2]
+    down, across = 2 + int(SOFT * height), 2 + int(SOFT * width)
+    core = picture[down : height - down : max(1, height // ENOUGH), across : width - across : max(1, width // ENOUGH)]
+    if not core.size:
+        return 0.0, 0.0
+    core = np.ascontiguousarray(core)
+    seen = _other(core, np.median(core, axis=(0, 1)).astype(np.uint8)) > 0
+    return float(seen.mean()), 1 - float(_other(core, page)[seen].mean()) if seen.any() else 0.0
 
 
 def _sharp(picture: Bytes) -> Bytes:

@@ -24,6 +24,7 @@ from pipelines.parameters import Parameters
 
 WORK = FOLDER / "work"
 KEY = 12  # hexadecimal digits in the name of a job
+GONE = ".gone"  # at the end of a folder's name that is being removed
 
 
 class Job:
@@ -94,7 +95,7 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
 
 def _remove(folder: Path) -> None:
     """All of it or, for whoever comes after a kill, nothing."""
-    gone = folder.with_name(f"{folder.name}.gone")
+    gone = folder.with_name(folder.name + GONE)
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
@@ -115,8 +116,12 @@ def _locked(key: str) -> Iterator[bool]:
 
 def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
     """Removes the folders of jobs of other code; a checkpoint has 18 MB, the weights 104."""
-    for folder in WORK.glob(f"{kind}-{'[0-9a-f]' * KEY}/"):
-        # Another command that is started now may have removed it meanwhile.
-        with _locked(folder.name) as locked, suppress(FileNotFoundError):
-            if locked and json.loads((folder / "state.json").read_text()).get("code") != code:
+    for folder in WORK.glob(f"{kind}-{'[0-9a-f]' * KEY}*/"):
+        with _locked(folder.name[: len(kind) + 1 + KEY]) as locked, suppress(FileNotFoundError):
+            if not locked:
+                continue
+            if folder.suffix == GONE:  # what a kill has left of one
+                shutil.rmtree(folder, ignore_errors=True)
+            # Another command that is started now may have removed it meanwhile.
+            elif json.loads((folder / "state.json").read_text()).get("code") != code:
                 _remove(folder)

@@ -15,6 +15,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -22,6 +23,7 @@ from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.imaging import ImageError, Limits, Reading
 from digits.workers import end_with_parent
+from pipelines.errors import UserError
 from pipelines.files import spelt
 from pipelines.inputs import Listing, Source
 
@@ -125,6 +127,10 @@ def answer(model: bytes, source: Source, work: Iterable[Group], workers: int) ->
                 while waiting and len(started) < 4 * workers:  # no more ahead than keeps every process busy
                     started.append(pool.submit(_work, waiting.popleft()))
                 yield started.popleft().result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that reads pictures was ended, perhaps for want of memory; the same command goes on"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

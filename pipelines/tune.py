@@ -170,19 +170,18 @@ class Bench:
         parent: str,
         *,
         spent: float = 0.0,
-        proxy: tuple[int, int] | None = None,
+        proxy: tuple[int | None, int] | None = None,
     ) -> None:
-        """`job` and `parent` are the job's key and its run; `proxy`, the digits and epochs of a trial, is what a worker
-        takes over from whoever started the study, so that all trials are alike whatever machine they are on."""
+        """`job` and `parent` are the job's key and its run; `proxy`, the digits (None: all of them, and of everything
+        else) and epochs of a trial, is what a worker takes over from whoever started the study, so that all trials are
+        alike whatever machine they are on."""
         self.parameters, self.job, self.parent = parameters, job, parent
         self.helping = proxy is not None
-        if proxy is not None:
-            self.train, self.epochs = part_of(material.train, proxy[0]), proxy[1]
-        else:
-            on_cpu = choose_device(parameters.device).type == "cpu"
-            self.train = part_of(material.train, PROXY_DIGITS) if on_cpu else material.train
-            longest = parameters.epochs if isinstance(parameters, Main) else 20
-            self.epochs = min(longest, max(2, min(20, PROXY_SHOWN // len(self.train))))
+        on_cpu = choose_device(parameters.device).type == "cpu"
+        self.digits = proxy[0] if proxy else PROXY_DIGITS if on_cpu else None
+        self.train = part_of(material.train, self.digits) if self.digits else material.train
+        longest = parameters.epochs if isinstance(parameters, Main) else 20
+        self.epochs = proxy[1] if proxy else min(longest, max(2, min(20, PROXY_SHOWN // len(self.train))))
         validation = _first(material.validation, JUDGED)
         generator = torch.Generator().manual_seed(DISTURBED_SEED)
         disturbed = augment(torch.from_numpy(validation.images), generator, strength=0.5, disturbed=1.0)
@@ -204,7 +203,7 @@ class Bench:
             "fingerprint": fingerprint,
             "code": provenance.code("pipelines.tune"),
             "libraries": provenance.libraries(),
-            "proxy": [len(self.train.digits), self.epochs],
+            "proxy": [self.digits, self.epochs],
             "segmenter": self.segmenter,
             "parameters": own,
         }

@@ -19,6 +19,9 @@ from pipelines.own import Own, fingerprint_of_all
 from pipelines.parameters import Tune, Worker
 from pipelines.tune import Bench, base_recipe
 
+# What pictures and networks are made with.
+MAKERS = ("torch", "numpy", "opencv-python-headless", "pillow", "matplotlib", "scikit-learn", "scipy")
+
 
 def run(parameters: Worker) -> None:
     """The entry point."""
@@ -53,10 +56,10 @@ def segmenter_of(facts: dict[str, Any]) -> Trained | None:
         return None
     try:
         content = tracking.read(facts["run"], f"weights/{SEGMENTER_FILE}")
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise UserError(
-            "the study's segmenter can't be read from here: its artifacts are in a folder of the machine that started"
-            " it; use a tracking server for both (MLFLOW_TRACKING_URI=http://…), or a folder that both see"
+            f"the study's segmenter can't be read from here ({error}): without a tracking server for both"
+            " (MLFLOW_TRACKING_URI=http://…) its artifacts are in a folder of the machine that started it"
         ) from None
     trained = Trained(content, 0.0, 0.0)
     if trained.sha256 != facts["segmenter"]:
@@ -86,10 +89,15 @@ def check_code(study: Study, facts: dict[str, Any]) -> None:
             " use the same version on all machines"
         )
     here, there = provenance.libraries(), facts["libraries"]
-    other = [name for name in here if name != "python" and here[name] != there[name]]
+    other = [name for name in MAKERS if _release(here[name]) != _release(there[name])]
     if other:
         told = ", ".join(f"{name} {there[name]}, and here is {here[name]}" for name in other)
         raise UserError(f"the study {study.study_name} was started with {told}; install the same on all machines")
+
+
+def _release(version: str) -> str:
+    """A version without what it was built for: 2.14.1+cpu trains as 2.14.1 does."""
+    return version.partition("+")[0]
 
 
 def check_data(study: Study, facts: dict[str, Any], data: Data, extra: Own | None = None) -> None:

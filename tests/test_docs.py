@@ -202,6 +202,15 @@ def test_every_field_and_status_of_the_openapi_document_is_documented() -> None:
     assert {status for status in statuses if f"| {status} |" not in text} == set()
 
 
+def test_the_openapi_document_knows_the_key_where_one_is_asked_for() -> None:
+    spec = describe({"info": {}, "paths": {"/livez": {"get": {}}}}, keyed=True)
+    secured = {path for path, item in spec["paths"].items() for operation in item.values() if "security" in operation}
+    assert secured == {"/predict", "/predict_batch", "/model"}
+    named = {way for each in spec["paths"]["/model"]["get"]["security"] for way in each}
+    assert named == set(spec["components"]["securitySchemes"]) == {"X-API-Key", "bearer"}
+    assert "security" not in str(describe({"info": {}, "paths": {}})["paths"])
+
+
 def codes() -> set[tuple[str, str]]:
     """(status, code) of every Refusal and ImageError that is made anywhere in digits/."""
     found = set()

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from digits.decoding import decode
 from digits.handwriting import write_digit
 from digits.imaging import interpret
 from digits.originals import original
@@ -67,9 +68,12 @@ def test_a_tile_that_was_enlarged_smoothly_has_no_rim_of_the_page() -> None:
 
 
 @pytest.mark.parametrize("bars", [(0, 0, 0), (255, 255, 255)])
-def test_a_photograph_loses_its_bars_and_nothing_else(bars: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("where", ["all around", "above and below", "beside"])
+def test_a_photograph_loses_its_bars_and_nothing_else(bars: tuple[int, int, int], where: str) -> None:
     picture = np.clip(snapshot(), 30, 220)
-    seen = original(on_page(picture, bars))
+    top, side = {"all around": (40, 30), "above and below": (50, 0), "beside": (0, 50)}[where]
+    border = (top, top + 3, side, side)
+    seen = original(np.asarray(cv2.copyMakeBorder(picture, *border, cv2.BORDER_CONSTANT, value=bars)))
     height, width = picture.shape[:2]
     assert seen.shape[0] >= height - 6
     assert seen.shape[1] >= width - 6
@@ -92,6 +96,19 @@ def drawn(kind: str) -> np.ndarray:
     elif kind == "a 0 of segments":
         canvas[50:250, 50:150] = 0
         canvas[80:220, 80:120] = 255
+    elif kind == "a fat 0":
+        canvas[80:220, 50:150] = 0
+        canvas[116:184, 86:114] = 255
+    elif kind == "a fat 8":
+        canvas[80:220, 50:150] = 0
+        canvas[110:135, 80:120] = canvas[165:190, 80:120] = 255
+    elif kind == "a bar in grains":
+        canvas[50:250, 60:140] = np.random.default_rng(0).normal(90, 20, (200, 80, 1)).clip(0, 255)
+    elif kind == "a bar in a gradient":
+        canvas[50:250, 60:140] = np.linspace(40, 100, 200)[:, None, None]
+    elif kind == "lines across the page":
+        canvas[30:271:40] = 120
+        cv2.line(canvas, (100, 60), (90, 240), black, 9)
     elif kind == "a solid square":
         canvas[100:200, 50:150] = 0
     elif kind == "a stroke":
@@ -99,7 +116,19 @@ def drawn(kind: str) -> np.ndarray:
     return canvas
 
 
-KINDS = ["a frame", "a bar", "an 8 of seven segments", "a 0 of segments", "a solid square", "a stroke"]
+KINDS = [
+    "a frame",
+    "a bar",
+    "a bar in grains",
+    "a bar in a gradient",
+    "an 8 of seven segments",
+    "a 0 of segments",
+    "a fat 0",
+    "a fat 8",
+    "a solid square",
+    "a stroke",
+    "lines across the page",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,6 +136,17 @@ KINDS = ["a frame", "a bar", "an 8 of seven segments", "a 0 of segments", "a sol
 def test_what_is_drawn_on_a_page_stays_on_it(kind: str, polarity: str) -> None:
     picture = drawn(kind) if polarity == "dark ink" else 255 - drawn(kind)
     assert original(picture) is picture
+
+
+@pytest.mark.parametrize(("across", "down"), [(53, 37), (48, 40), (61, 45)])
+@pytest.mark.parametrize("quality", [50, 75, 95])
+def test_so_does_a_bar_that_is_blurred_and_saved_as_jpeg(across: int, down: int, quality: int) -> None:
+    canvas = np.full((301, 203), 255, np.uint8)
+    for width in (50, 90):
+        canvas[down : down + 120, across : across + width] = 0
+        soft = cv2.GaussianBlur(canvas, (0, 0), 0.7)
+        picture = decode(cv2.imencode(".jpg", soft, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+        assert original(picture) is picture
 
 
 def test_photographs_stay_as_they_are() -> None:

@@ -326,7 +326,8 @@ def test_a_worker_with_other_pictures_does_not_take_part(folder: Path) -> None:
 def test_a_worker_with_other_code_or_libraries_does_not_take_part() -> None:
     study = type("Named", (), {"study_name": "digits-1"})()
     libraries = worker.provenance.libraries()
-    facts = {"code": worker.provenance.code("pipelines.tune"), "libraries": libraries | {"python": "3.11.0"}}
+    also = {"python": "3.11.0", "mlflow": "3", "torch": libraries["torch"] + "+cpu"}  # which make no other pictures
+    facts = {"code": worker.provenance.code("pipelines.tune"), "libraries": libraries | also}
     worker.check_code(study, facts)
     with pytest.raises(UserError, match="with code 0123, and this is"):
         worker.check_code(study, facts | {"code": "0123"})
