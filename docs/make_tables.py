@@ -81,7 +81,7 @@ def metrics() -> str:
 
 
 def _openapi() -> dict[str, Any]:
-    return openapi.describe({"info": {}, "paths": {}})
+    return openapi.describe({"info": {"version": "1"}, "paths": {}})
 
 
 def _named(schema: dict[str, Any]) -> str:

@@ -321,6 +321,8 @@ def test_bentoml_own_routes_are_still_there(server: Server) -> None:
 
 def test_the_api_document_tells_every_route_body_and_error(server: Server) -> None:
     document = server.get("/docs.json").json
+    assert document["info"]["title"] == "Digits"
+    assert "bentoml" not in json.dumps(document["info"]).lower()
     predict = document["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"image/*", "application/octet-stream", "multipart/form-data"}
     assert {"200", "400", "413", "415", "422", "503", "504"} <= set(predict["responses"])
