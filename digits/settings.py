@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 PREFIX = "DIGITS_"
+KEY = "DIGITS_API_KEY"
 LINKS = ("DIGITS_SERVICE_", "DIGITS_PORT")  # Kubernetes tells these to every pod beside a Service called digits
 MIB = 2**20
 FORM_BYTES = 4096  # boundaries and headers around one picture
@@ -90,9 +91,11 @@ def load(environment: Mapping[str, str]) -> Settings:
     known = by_variable()
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable.startswith(LINKS) or not text:
+        if not variable.startswith(PREFIX) or variable.startswith(LINKS):
             continue
-        if not text.strip() and variable != PREFIX + "API_KEY":
+        if not text.strip():
+            if text and variable == KEY:  # of a file with nothing but a line's end: nobody meant an open service
+                raise SettingsError(f"{KEY} holds nothing but blanks; expected a key, or nothing at all for no key")
             continue
         if variable not in known:
             raise SettingsError(f"{variable} is no setting; the settings are {', '.join(sorted(known))}")
@@ -128,8 +131,6 @@ def _word(variable: str, setting: Field[Any], text: str) -> str | tuple[str, ...
         raise SettingsError(f"{variable}={text!r} is not allowed; expected all, errors or off")
     if name == "model" and not re.fullmatch(r"[a-z0-9._-]+(:[a-z0-9._-]+)?", text):
         raise SettingsError(f"{variable}={text!r} is no tag; expected something like digits:abc123")
-    if name == "api_key" and not text:  # of a file with nothing but a line's end: nobody meant an open service
-        raise SettingsError(f"{variable} holds nothing but blanks; expected a key, or nothing at all for no key")
     if name == "cors_origins":
         origins = tuple(part.strip() for part in text.split(",") if part.strip())
         for origin in origins:

@@ -23,7 +23,6 @@ from pipelines.files import FOLDER, write_json
 from pipelines.parameters import Parameters
 
 WORK = FOLDER / "work"
-KEY = 12  # hexadecimal digits in the name of a job
 GONE = ".gone"  # at the end of a folder's name that is being removed
 
 
@@ -82,7 +81,7 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
         code,
         mlflow.get_tracking_uri(),
     ]
-    key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:KEY]}"
+    key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
     _forget_what_no_code_can_go_on_with(kind, code)
     with _locked(key) as locked:
         if not locked:
@@ -116,8 +115,8 @@ def _locked(key: str) -> Iterator[bool]:
 
 def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
     """Removes the folders of jobs of other code; a checkpoint has 18 MB, the weights 104."""
-    for folder in WORK.glob(f"{kind}-{'[0-9a-f]' * KEY}*/"):
-        with _locked(folder.name[: len(kind) + 1 + KEY]) as locked, suppress(FileNotFoundError):
+    for folder in WORK.glob(f"{kind}-*/"):
+        with _locked(folder.name.removesuffix(GONE)) as locked, suppress(FileNotFoundError):
             if not locked:
                 continue
             if folder.suffix == GONE:  # what a kill has left of one

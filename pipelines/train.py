@@ -227,9 +227,7 @@ def build(net: DigitNet, material: Material, metadata: dict[str, str]) -> Built:
         print(f"  int8 in {candidate} form would cost too much ({_in_words(cost)})")
     else:
         print("  WARNING: the model stays in fp32, slower to serve")
-    # Of the digits that it reads rightly: a photograph that imaging could not make out is no digit any more.
-    right = outcome[0].argmax(axis=1) == labels
-    threshold = math.floor(1e6 * threshold_for(belief(outcome)[right], REFUSED)) / 1e6
+    threshold = math.floor(1e6 * threshold_of(outcome, labels)) / 1e6
     facts = {"temperature": temperature, "threshold": threshold, "precision": precision, "form": form, **cost}
     metadata = {"threshold": f"{threshold:.6f}", "precision": precision, "form": form}
     if material.segmenter:
@@ -271,6 +269,13 @@ def belief(outcome: Outcome) -> NDArray[np.floating]:
     return np.asarray(digitness * probabilities.max(axis=1))
 
 
+def threshold_of(outcome: Outcome, labels: NDArray[np.int64]) -> float:
+    """What refuses REFUSED of the pictures that are read rightly: a photograph that imaging could not make out is no
+    digit any more."""
+    right = outcome[0].argmax(axis=1) == labels
+    return threshold_for(belief(outcome)[right], REFUSED)
+
+
 def price(full: Outcome, small: Outcome, labels: NDArray[np.int64], digits: int) -> dict[str, float]:
     """What int8 changes: shares of the first `digits` rows, validation digits, and of the photographs behind them.
 
@@ -279,11 +284,7 @@ def price(full: Outcome, small: Outcome, labels: NDArray[np.int64], digits: int)
     """
     read = [outcome[0].argmax(axis=1) for outcome in (full, small)]
     lost = (read[0] == labels).astype(float) - (read[1] == labels)
-    right = [digit == labels for digit in read]
-    accepted = [
-        belief(outcome) >= threshold_for(belief(outcome)[rows], REFUSED)
-        for outcome, rows in zip((full, small), right, strict=True)
-    ]
+    accepted = [belief(outcome) >= threshold_of(outcome, labels) for outcome in (full, small)]
     calibration = [expected_calibration_error(o[0][:digits], labels[:digits]) for o in (full, small)]
     return {
         "int8_digits_lost": float(lost[:digits].mean()),

@@ -21,6 +21,7 @@ from digits.segmenter import Segmenter
 from tests.models import tiny_segmenter
 
 Bytes = np.ndarray
+SEGMENTER = Segmenter(tiny_segmenter())
 
 
 def page(height: int = 240, width: int = 200, ground: int = 225) -> Bytes:
@@ -218,7 +219,7 @@ def test_a_five_with_a_detached_bar_is_one_digit() -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_any_pixels_give_one_to_ten_candidates(pixels: Bytes) -> None:
-    for segmenter, more in ((None, 0), (Segmenter(tiny_segmenter()), 1)):
+    for segmenter, more in ((None, 0), (SEGMENTER, 1)):
         images = interpret(pixels, segmenter).images
         assert images.dtype == np.uint8
         assert images.shape[1:] == (28, 28)
