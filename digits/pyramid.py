@@ -20,7 +20,7 @@ from digits.scenery import Bytes
 from digits.segmenter import SIDE, SURE, Segmenter
 from digits.workers import Progress
 
-WIDTHS = (16, 32, 48, 64)
+WIDTHS = (16, 32, 64, 128)
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 4e-3, 0.01
 MIRRORED, INVERTED = 0.5, 0.25  # shares of the pictures
 SMOOTH = 20.0  # pixels that keep the overlap of next to nothing from jumping
