@@ -140,7 +140,7 @@ def plain(calls: Counter[str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--digits", type=int, default=20_000, help="of which a trial trains on 8,000")
+    parser.add_argument("--digits", type=int, default=20_000, help="of which a trial trains on 3,000")
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     asked = f"--limit {arguments.digits} --photographs 200 --outliers 100"

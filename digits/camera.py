@@ -108,6 +108,7 @@ def take(picture: Floats, rng: np.random.Generator, hardness: float, stroke: flo
         seen = cv2.cvtColor(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if rng.random() < 0.9:
         quality = int(rng.uniform(80 - 60 * hardness, 96))
-        stored = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        seen = np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR), np.uint8)
+        as_stored = cv2.cvtColor(seen, cv2.COLOR_RGB2BGR)
+        stored = cv2.imencode(".jpg", as_stored, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        seen = cv2.cvtColor(cv2.imdecode(stored, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return np.asarray(seen, np.uint8)

@@ -118,6 +118,8 @@ class Classifier:
             )
         if not (np.isfinite(probabilities).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)):
             raise ModelError(f"the probabilities of {name} do not sum to 1 in each row")
+        if not ((digitness >= 0) & (digitness <= 1)).all():
+            raise ModelError(f"{name} gives digitness {digitness.tolist()}, expected numbers from 0 to 1")
 
     def _its_segmenter(self, name: str) -> Segmenter | None:
         """The network that finds strokes in photographs, which travels in the metadata; None where there is none."""

@@ -67,9 +67,9 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
     """Decodes an image file to uint8, (h, w) grey or (h, w, 3) RGB.
 
     The content decides on the format, not a name. EXIF rotation is applied, transparency composited on what the
-    visible part contrasts with, of a multi-page TIFF or MPO the first picture taken. Pictures with a long side over
-    2 × LONG_SIDE are reduced by a whole factor to at least LONG_SIDE. Takes up to 16 bytes of memory a pixel, so
-    that pictures of more than LARGE pixels are decoded one at a time, whatever the number of threads.
+    visible part contrasts with, of a multi-page TIFF or MPO the first picture taken. Pictures with a long side of
+    2 × LONG_SIDE or more are reduced by a whole factor to at least LONG_SIDE. Takes up to 16 bytes of memory a pixel,
+    so that pictures of more than LARGE pixels are decoded one at a time, whatever the number of threads.
 
     Raises ImageError: empty_body, not_an_image, truncated_image (400), too_large (413), animated_image,
     too_many_pixels, unusable_image (422).
@@ -384,6 +384,8 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
             return (values >> 8).astype(np.uint8)
         if low >= 0 and high <= 255:
             return values.astype(np.uint8)
+        if low >= 0 and high < 4096 and high - low < NARROW[0] >> 4:  # of a scanner's 10 or 12 bits
+            return (values >> 4).astype(np.uint8)
     pixels = np.zeros(flat.shape, np.uint8)
     if high - low < 1e-6:
         return pixels.reshape(values.shape)

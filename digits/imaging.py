@@ -32,7 +32,7 @@ cv2.setNumThreads(1)  # pictures are read side by side in a pool: threads inside
 THUMBNAIL = 40  # up to this long side the picture is looked at as it is, too
 WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a picture smaller than twice this is enlarged
-LARGE = 1024  # from here on the segmenter's first look is at the picture that things are found on
+LARGE = 1024  # beyond this the segmenter's first look is at the picture that things are found on
 MOST = 6  # candidates, besides the segmenter's
 SAME = 6 / 255  # candidates that are no further apart are one
 # What a view's first shape, and its others, must score beside the best of all to be offered.
@@ -215,7 +215,7 @@ def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
     """The picture seen with ink of one polarity: with rulings erased and, where that is in doubt, with them."""
     ink = page.ink(dark_ink, STROKE)
     views = _views(ink, dark_ink, belief)
-    first = views[0].shapes[0] if views else None
+    first, its_ink = (views[0].shapes[0], views[0].ink) if views else (None, ink)
     short = min(page.shape)
     if first is None or first.stroke > 0.05 * short or first.size > 0.6 * short:
         # A brush so broad, or a digit so large, that the ground under it may have been taken from the ink itself.
@@ -224,10 +224,10 @@ def _look(page: inks.Page, dark_ink: bool, belief: float) -> list[_View]:
             if not wider:
                 continue
             if first is None or _hollow(first, wider[0].shapes[0]):
-                views, first = wider, wider[0].shapes[0]
+                views, first, its_ink = wider, wider[0].shapes[0], wider[0].ink
             elif wider[0].shapes[0].score > 1.5 * first.score:
                 views = [wider[0], *views]  # or a shadow as broad as that: the model sees which
-    if first is None or first.sides or first.stroke > 0.3 * first.size or _uneven(first, views[0].ink):
+    if first is None or first.sides or first.stroke > 0.3 * first.size or _uneven(first, its_ink):
         # A thumb, a shadow or the table: thin strokes remain when the ground follows everything broader.
         views += _views(page.ink(dark_ink, HAIR), dark_ink, belief)
     if first is not None and first.sides >= 2:

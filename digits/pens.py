@@ -77,7 +77,8 @@ def depth_of(field: Field, pen: Pen, rng: np.random.Generator, hardness: float) 
         depth = depth - np.float32(half * rng.uniform(0.1, 0.5)) * lift
     if rng.random() < 0.3 * hardness:  # the pen skips
         skips = scenery.smooth_field(side, side, rng, 14)
-        depth = np.where(skips > np.float32(rng.uniform(0.9, 1.05)), np.float32(-1), depth)
+        left_out = skips > np.float32(rng.uniform(0.9, 1.05))
+        depth = np.where(left_out, np.minimum(depth, np.float32(-1)), depth)
     if rng.random() < 0.5:  # an unsteady hand
         amount, cells = np.float32(rng.uniform(1, 5) * 2), int(rng.integers(3, 9))
         grid = np.arange(side, dtype=np.float32)

@@ -26,6 +26,7 @@ from digits.workers import Progress, in_order
 RECOGNISABLE = 0.57
 Also = Literal["", "cut out", "marked"]  # what else happens to a photograph that is sent
 MARKED = 0.1  # share of the photographs to learn from in which the digit is ringed, underlined or bracketed
+LEAVING = 0.1  # of a digit, what the camera's tilt may push out of the picture: of more nobody knows what it is
 ROOM = 0.7  # of its size, what a digit then has
 CUT_OUT = 0.12  # share of the photographs to learn from that are cut along their strokes
 SLACK = (-0.06, 0.1)  # how far outwards such a cut is from them, as a share of the digit's width or height
@@ -122,6 +123,16 @@ def _box_on_page(field: Field, placed: npt.NDArray[np.float64]) -> tuple[float, 
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
+def _outside(box: tuple[float, float, float, float], pose: npt.NDArray[np.float64], height: int, width: int) -> float:
+    """How far a box on the page reaches out of the picture, as a share of its own width or height there."""
+    left, top, right, bottom = box
+    corners = np.array([[[left, top], [right, top], [left, bottom], [right, bottom]]])
+    seen = cv2.perspectiveTransform(corners, np.linalg.inv(pose))[0]
+    low, high = seen.min(0), seen.max(0)
+    beyond = np.maximum(-low, high - (width, height))
+    return float((beyond / np.maximum(high - low, 1)).max())
+
+
 def _box_of(ink: Floats) -> tuple[int, int, int, int]:
     """Left, top, width, height of the strokes of a map (h, w); width and height are 0 where there are none."""
     x, y, w, h = cv2.boundingRect((ink > 0.2).astype(np.uint8))
@@ -140,6 +151,9 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float, marked: bool 
     pen = pick_pen(rng, hardness, dark_ground)
     pose = np.eye(3) if screen else _pose(rng, hardness, height, width)
     placed = _place(field, size, height, width, rng, hardness)
+    box = _box_on_page(field, placed)
+    if _outside(box, pose, height, width) > LEAVING:
+        pose = np.eye(3)
     pixel = np.float32(1 / np.hypot(placed[0, 0], placed[1, 0]))  # picture pixels for one field pixel
 
     flags, depth = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, depth_of(field, pen, rng, hardness)
@@ -161,7 +175,7 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float, marked: bool 
         colour = np.asarray(np.rint(pen.colour * 4) / 4 if rounded else np.full(3, 1 - bright), np.float32)
         if marked:
             u, v = scenery.page_coordinates(pose, height, width)
-            scenery.mark(picture, u, v, _box_on_page(field, placed), colour, stroke, rng)
+            scenery.mark(picture, u, v, box, colour, stroke, rng)
         scenery.blend(picture, colour, ink)
         if rng.random() < 0.5 * hardness:
             return Shot(camera.take(picture, rng, 0.3 * hardness, max(stroke, 1.3)), ink)
@@ -173,7 +187,6 @@ def shoot(field: Field, rng: np.random.Generator, hardness: float, marked: bool 
     wants_table = rng.random() < 0.06 + 0.16 * hardness
     if wants_rules or wants_frame or wants_table or marked:
         u, v = scenery.page_coordinates(pose, height, width)
-        box = _box_on_page(field, placed)
         if wants_rules:
             scenery.rule(picture, u, v, size, pen.strength, rng, hardness)
         if wants_frame:
@@ -211,7 +224,7 @@ def cut_out(shot: Shot, rng: np.random.Generator) -> Shot:
 def photograph(digit: Bytes, rng: np.random.Generator, hardness: float) -> Bytes:
     """Photograph a digit, uint8 (28, 28), light on black as in MNIST, as phones, scanners and tablets would show it.
 
-    Returns uint8 (h, w, 3), RGB, 28 to 1,000 pixels a side. Raises ValueError where the digit is blank.
+    Returns uint8 (h, w, 3), RGB, 28 to 1,045 pixels a side. Raises ValueError where the digit is blank.
     """
     return shoot(handwriting.field_of(digit), rng, hardness).picture
 

@@ -64,7 +64,7 @@ class Settings:
         "when set, /predict, /predict_batch and /model ask for it (X-API-Key, or Authorization: Bearer)"
     )
     cors_origins: tuple[str, ...] = _text(
-        "origins that browsers may call from, separated by commas; empty means none", ()
+        "origins that browsers may call from (https://example.org), separated by commas; * means any, empty none", ()
     )
     access_log: str = _text("which requests are logged: all, errors or off", "errors")
 

@@ -31,7 +31,7 @@ def _written(characters: dict[str, tuple[str, ...]], rng: np.random.Generator) -
 
 
 def word(rng: np.random.Generator) -> Field:
-    """Two to seven letters, written or printed."""
+    """Two to seven letters, printed, or two to five, written."""
     if rng.random() < 0.5:
         return field_of(glyphs.word(rng))
     strokes, x = [], 0.0

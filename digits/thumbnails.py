@@ -43,13 +43,9 @@ def fit(ink: Floats, stroke: float = 0.0, broken: bool = False) -> Bytes:
     part = cv2.copyMakeBorder(part, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
     if broken:
         part = cv2.morphologyEx(part, cv2.MORPH_CLOSE, _disc(0.9 / scale))
-    if stroke > 0:
-        for _ in range(3):  # the padding makes the box grow with the stroke
-            missing = (STROKE / scale) - stroke
-            if missing < 0.8:
-                break
-            part = cv2.dilate(part, _disc(missing))
-            stroke += missing
+    missing = STROKE / scale - stroke if stroke > 0 else 0.0
+    if missing >= 0.8:
+        part = cv2.dilate(part, _disc(missing))
     return centred(_fitted(part))
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -322,10 +323,12 @@ def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Calla
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {entry: file[entry] for entry in file.files}
-        os.utime(path)
-        return arrays
     except (OSError, ValueError, zipfile.BadZipFile, EOFError):
         arrays = make()
+    else:
+        with suppress(OSError):  # another process has removed it, or it is another user's
+            os.utime(path)
+        return arrays
     write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     for old in sorted(CACHE.glob("*.npz"), key=_used, reverse=True)[KEPT:]:
         old.unlink(missing_ok=True)

@@ -229,3 +229,12 @@ def test_a_softmax_over_the_batch_is_refused_because_its_rows_do_not_sum_to_one(
     softmax.attribute[0].i = 0
     with pytest.raises(ModelError, match="sum to 1"):
         Classifier(model.SerializeToString())
+
+
+def test_a_model_whose_digitness_is_no_number_is_refused() -> None:
+    model = onnx.load_from_string(tiny_model())
+    node = next(node for node in model.graph.node if node.output[0] == "digitness")
+    node.output[0] = "largest"
+    model.graph.node.append(onnx.helper.make_node("Div", ["largest", "largest"], ["digitness"]))
+    with pytest.raises(ModelError, match="digitness"):
+        Classifier(model.SerializeToString())

@@ -229,6 +229,13 @@ def test_a_narrow_range_of_16_bits_is_spread_unless_it_is_blank(paper: int, ink:
     assert (pixels[0, 0], pixels[30, 30]) == expected
 
 
+def test_blank_paper_of_twelve_bits_stays_blank() -> None:
+    grain = np.random.default_rng(0).integers(3_000, 3_016, (60, 60)).astype(np.uint16)
+    assert np.ptp(decode(tiff(grain)).astype(int)) <= 1
+    grain[20:40, 25:35] = 2_700
+    assert np.ptp(decode(tiff(grain)).astype(int)) == 255
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
 def test_integers_of_every_size_and_sign_keep_their_order(dtype: str) -> None:
     limits = np.iinfo(dtype)

@@ -37,7 +37,7 @@ def test_a_kind_can_be_made_alone_and_varies(kind: str) -> None:
 @pytest.mark.parametrize("kind", TRAINED_KINDS + HELD_OUT_KINDS)
 def test_no_outlier_is_one_of_the_digits_or_a_plain_bar_or_ring(kind: str) -> None:
     images, _ = make_outliers(IMAGES, LABELS, 12, seed=1, kinds=(kind,))
-    assert not any((image == digit).all() for image in images for digit in IMAGES)
+    assert max(likeness(images, digit).max() for digit in IMAGES) < 0.97
     assert not any(reads_as_bar_or_ring(image) for image in images)
 
 
@@ -110,7 +110,7 @@ def test_bars_and_rings_are_known_and_digits_with_more_to_them_are_not() -> None
 def test_no_digit_and_no_letter_that_shares_its_shape_is_among_the_characters() -> None:
     every = glyphs.LATIN + glyphs.GREEK + glyphs.CYRILLIC + glyphs.HEBREW_ARABIC + glyphs.symbols()
     assert not any(c.isnumeric() for c in every)
-    assert not set("OoDQIilZzSsBbGgq|ОоЗзБбΟοΘθ!()[]{}") & (set(every) | set(LETTERS) | set(SIGNS))
+    assert not set("OoDQIilZzSsBbGgq|ОоЗзБбΟοΘθ!()[]{}♃☡♭↴☌❨❩❪❫❬❭❲❳") & (set(every) | set(LETTERS) | set(SIGNS))
 
 
 def test_every_character_has_ink_in_its_fonts() -> None:

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from digits import camera, handwriting, imaging, scenery, workers
-from digits.handwriting import DIGITS, field_of, thin, write_digit
+from digits import camera, handwriting, imaging, pens, scenery, workers
+from digits.handwriting import DIGITS, field_of, field_of_strokes, strokes_of, thin, write_digit
 from digits.photographer import (
     CUT_OUT,
     RECOGNISABLE,
@@ -118,7 +118,7 @@ def test_some_of_the_photographs_to_learn_from_are_marked(monkeypatch: pytest.Mo
     assert len(marks) == 40
 
 
-def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() -> None:
+def test_harder_photographs_are_read_worse() -> None:
     def found(hardness: float) -> float:
         alike = []
         for seed in range(30):
@@ -128,7 +128,7 @@ def test_harder_photographs_differ_more_from_one_another_and_are_read_worse() ->
 
     easy, hard = found(0.0), found(1.0)
     assert easy >= 0.9
-    assert hard <= easy
+    assert hard < easy - 0.05
 
 
 def test_photographs_come_back_through_imaging_as_the_digits_they_were_made_of() -> None:
@@ -214,8 +214,9 @@ def test_a_reference_is_framed_as_mnist_is() -> None:
 
 @pytest.mark.parametrize("label", range(10))
 def test_every_way_to_write_a_digit_is_a_closed_set_of_strokes_inside_its_field(label: int) -> None:
-    for seed in range(12):
-        field = write_digit(label, np.random.default_rng(seed))
+    for seed, skeleton in enumerate(DIGITS[label] * 3):
+        rng = np.random.default_rng(seed)
+        field = field_of_strokes(strokes_of(skeleton, rng, 0.32), rng)
         left, top, width, height = field.box
         assert field.distance.shape == (handwriting.SIDE, handwriting.SIDE)
         assert max(width, height) == pytest.approx(100, abs=4)
@@ -295,6 +296,33 @@ def test_a_marked_shot_has_the_mark_in_its_picture_and_not_in_its_ink() -> None:
         off = cv2.dilate(shot.ink, np.ones((9, 9), np.uint8)) == 0
         more.append((away & off).sum() > 0.1 * (shot.ink > 0.5).sum())
     assert np.mean(more) > 0.6
+
+
+def test_where_the_pen_skips_there_is_less_ink_and_nowhere_more() -> None:
+    field = write_digit(7, np.random.default_rng(14))
+    away = field.distance > 20
+    pen = pens.Pen(0.05, 1.0, np.zeros(3, np.float32), 0.0)
+    depths = [pens.depth_of(field, pen, np.random.default_rng(seed), 1.0) for seed in range(60)]
+    assert max(float(depth[away].max()) for depth in depths) < -5
+
+
+def test_a_tilt_does_not_push_the_digit_out_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_rng: np.random.Generator, _hardness: float, height: int, _width: int) -> np.ndarray:
+        return np.array([[1, 0, 0], [0, 1, height], [0, 0, 1.0]])
+
+    monkeypatch.setattr("digits.photographer._pose", away)
+    shots = [shoot(field_of(IMAGES[seed]), np.random.default_rng(seed), 0.3) for seed in range(8)]
+    assert min(float(shot.ink.max()) for shot in shots) > 0.4
+
+
+def test_a_camera_keeps_a_fine_pattern_of_red_better_than_one_of_blue() -> None:
+    def left(plane: int) -> float:
+        picture = scenery.sheet_of(64, 64, [0.5, 0.5, 0.5])
+        picture[plane, :, ::2] = 0.2
+        taken = [camera.take(picture.copy(), np.random.default_rng(seed), 0.5, 3.0) for seed in range(20)]
+        return float(np.mean([np.abs(np.diff(seen[..., plane].astype(float), axis=1)).mean() for seen in taken]))
+
+    assert left(0) > 1.2 * left(2)
 
 
 def test_a_mirrored_lamp_takes_the_contrast_from_ink_but_not_all_of_it() -> None:

@@ -23,6 +23,16 @@ def shapes_of(ink: np.ndarray) -> list:
     return grouped(components(ink, 10)[1], *ink.shape)
 
 
+@pytest.mark.parametrize("side", [300, 299])
+@pytest.mark.parametrize("at", [100, 101])
+def test_a_thin_line_is_found_whole_wherever_it_lies(side: int, at: int) -> None:
+    ink = np.zeros((side, side), np.float32)
+    ink[at : at + 2, at : at + 80] = 120
+    for seen in (ink, ink.T.copy()):
+        (shape,) = components(seen, 10)[1]
+        assert sorted(shape.box[2:]) == [2, 80]
+
+
 def test_no_ink_is_no_shape() -> None:
     assert shapes_of(np.zeros((SIZE, SIZE), np.float32)) == []
 
