@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from digits.settings import Settings, by_variable
@@ -266,6 +267,13 @@ def test_everything_that_is_installed_is_pinned_at_the_version_that_it_has() -> 
     installed = needed("digits", {"train", "dev", "cluster", "bench"})
     assert installed.pop("digits")
     assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
+
+
+def test_everything_that_is_pinned_runs_on_the_oldest_python_that_is_promised() -> None:
+    promised = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest = f"{promised.removeprefix('>=')}.0"
+    asked = {name: metadata.metadata(name).get("Requires-Python") for name in needed("digits", {"train", "dev"})}
+    assert [name for name, wanted in asked.items() if wanted and not SpecifierSet(wanted).contains(oldest)] == []
 
 
 def test_the_mlflow_server_is_of_the_version_that_its_clients_are_of() -> None:
