@@ -108,7 +108,11 @@ def take(picture: Floats, rng: np.random.Generator, hardness: float, stroke: flo
         seen = cv2.cvtColor(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if rng.random() < 0.9:
         quality = int(rng.uniform(80 - 60 * hardness, 96))
-        as_stored = cv2.cvtColor(seen, cv2.COLOR_RGB2BGR)
-        stored = cv2.imencode(".jpg", as_stored, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        seen = cv2.cvtColor(cv2.imdecode(stored, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        seen = cv2.cvtColor(cv2.imdecode(as_jpeg(seen, quality), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return np.asarray(seen, np.uint8)
+
+
+def as_jpeg(picture: Bytes, quality: int) -> Bytes:
+    """A picture (h, w, 3), RGB, as the bytes (n,) of a JPEG file."""
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(encoded, np.uint8)

@@ -30,8 +30,9 @@ CYRILLIC = "ДЖИЙЛЦШЩЮЯджийлцшщюя"  # none that a Latin or Gr
 HEBREW_ARABIC = "אגהחטכלמנעפצקשתبتثجحخدذرزسشصضطظعغفقكلنيئ"
 _ARROWS, _MATHEMATICS, _SIGNS, _DINGBATS = (0x2190, 0x21FF), (0x2200, 0x22FF), (0x2600, 0x26B8), (0x2701, 0x2775)
 _SYMBOL_RANGES = (_ARROWS, _MATHEMATICS, _SIGNS, _DINGBATS, (0x2794, 0x27BE), (0x2580, 0x259F))
-_SYMBOLS_LIKE_DIGITS = "∂∅∕∖∘∙∝∞∣∤∥∫∮∶∼≀⊂⊃⋮⋰⋱⊙⊚⊖⊘⊝❍❘❙❚❛❜❝❞☉☰♁⚆⚇⚈⚉⚪⚫⚬☎❢❡❶⌀↑↓↕⇂⇃↾↿⇵⇅⇡⇣⇧⇩⇳↥↧↨↯ↆ↺↻⟲⟳✆ϟ∃ℇ∍∋⊍⊎∪∩"
-_SYMBOLS_LIKE_DIGITS += "♃☡♭↴☌❨❩❪❫❬❭❲❳"
+_SYMBOLS_LIKE_DIGITS = (
+    "∂∅∕∖∘∙∝∞∣∤∥∫∮∶∼≀⊂⊃⋮⋰⋱⊙⊚⊖⊘⊝❍❘❙❚❛❜❝❞☉☰♁⚆⚇⚈⚉⚪⚫⚬☎❢❡❶⌀↑↓↕⇂⇃↾↿⇵⇅⇡⇣⇧⇩⇳↥↧↨↯ↆ↺↻⟲⟳✆ϟ∃ℇ∍∋⊍⊎∪∩♃☡♭↴☌❨❩❪❫❬❭❲❳"
+)
 
 
 def _path(font: str) -> Path:

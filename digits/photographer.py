@@ -24,6 +24,7 @@ from digits.workers import Progress, in_order
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 Also = Literal["", "cut out", "marked"]  # what else happens to a photograph that is sent
 MARKED = 0.1  # share of the photographs to learn from in which the digit is ringed, underlined or bracketed
 LEAVING = 0.1  # of a digit, what the camera's tilt may push out of the picture: of more nobody knows what it is
@@ -114,23 +115,25 @@ def _place(
     return np.asarray(np.linalg.inv(to_page), np.float64)
 
 
-def _box_on_page(field: Field, placed: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+def _box_on_page(field: Field, placed: npt.NDArray[np.float64]) -> Box:
     left, top, width, height = field.box
-    corners = np.array(
-        [[left, top, 1], [left + width, top, 1], [left, top + height, 1], [left + width, top + height, 1]]
-    )
-    x, y, _ = np.linalg.inv(placed) @ corners.T
+    return _box_behind((left, top, left + width, top + height), placed)
+
+
+def _box_behind(box: Box, mapping: npt.NDArray[np.float64]) -> Box:
+    """Where a mapping (3, 3) takes a box from: the box around that."""
+    left, top, right, bottom = box
+    corners = np.array([[left, top, 1], [right, top, 1], [left, bottom, 1], [right, bottom, 1]])
+    x, y, w = np.linalg.inv(mapping) @ corners.T
+    x, y = x / w, y / w
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
-def _outside(box: tuple[float, float, float, float], pose: npt.NDArray[np.float64], height: int, width: int) -> float:
+def _outside(box: Box, pose: npt.NDArray[np.float64], height: int, width: int) -> float:
     """How far a box on the page reaches out of the picture, as a share of its own width or height there."""
-    left, top, right, bottom = box
-    corners = np.array([[[left, top], [right, top], [left, bottom], [right, bottom]]])
-    seen = cv2.perspectiveTransform(corners, np.linalg.inv(pose))[0]
-    low, high = seen.min(0), seen.max(0)
-    beyond = np.maximum(-low, high - (width, height))
-    return float((beyond / np.maximum(high - low, 1)).max())
+    left, top, right, bottom = _box_behind(box, pose)
+    across = max(-left, right - width) / max(right - left, 1)
+    return max(across, max(-top, bottom - height) / max(bottom - top, 1))
 
 
 def _box_of(ink: Floats) -> tuple[int, int, int, int]:
@@ -242,8 +245,7 @@ def sent_photograph(
     chosen = int(rng.integers(len(labels)))
     shot = shoot(handwriting.field_of(images[chosen]), rng, rng.uniform(*hardness), marked=also == "marked")
     picture = cut_out(shot, rng).picture if also == "cut out" else shot.picture
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), quality)[1].tobytes()
+    encoded = camera.as_jpeg(picture, 90).tobytes()
     return encoded, imaging.read(encoded, segmenter=segmenter), int(labels[chosen])
 
 

@@ -91,7 +91,7 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
         reach = round(WINDOW * max(half.shape)) | 1
         around = cv2.dilate(cv2.blur(half, (3, 3)), np.ones((reach, reach), np.uint8))
         level = np.where(wide[patches], np.maximum(level, np.float32(CUT) * around), level)
-    level = np.repeat(np.repeat(level, 2, axis=0), 2, axis=1)
+    level = cv2.resize(level, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     level = cv2.copyMakeBorder(level, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     raw = ink > level
     labels, stats = _connected(raw)
