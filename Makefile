@@ -10,6 +10,10 @@ JOBS ?= 2
 HOST ?= 127.0.0.1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
+# BentoML and MLflow tell their makers how they are used else.
+export BENTOML_DO_NOT_TRACK ?= true
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
 .PHONY: train test serve ui image image-test bench bench-train bench-imaging bench-study bench-predict fuzz soak audit docs dist clean help
 .DEFAULT_GOAL := help
 
@@ -52,10 +56,10 @@ bench: $(READY)  ## the service beside its peers, with wrk where there is one; r
 	$(BIN)/python -m benchmarks.bench $(ARGS_BENCH)
 
 bench-train: $(READY)  ## our training loop beside the plain one
-	$(BIN)/python -m benchmarks.bench_train
+	$(BIN)/python -m benchmarks.bench_train $(ARGS_BENCH)
 
 bench-imaging: $(READY)  ## milliseconds a picture, by kind
-	$(BIN)/python -m benchmarks.bench_imaging
+	$(BIN)/python -m benchmarks.bench_imaging $(ARGS_BENCH)
 
 bench-study: $(READY)  ## trials a minute with one and two processes; needs PostgreSQL
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[train,dev,cluster]'

@@ -44,13 +44,14 @@ from starlette.staticfiles import StaticFiles
 from deploy.oci.image import ServingImage
 from digits import connection, listener
 from digits.batching import Batching
-from digits.classifier import CLASSES, SIDE, Classifier, ModelError
+from digits.classifier import CLASSES, SIDE, Classifier, ModelError, model_file
 from digits.exchange import App
 from digits.express import Express
 from digits.front import Front
 from digits.openapi import Picture, PictureAnswer, describe
-from digits.settings import Settings, SettingsError, cores, load
+from digits.settings import Settings, SettingsError, load
 from digits.telemetry import Telemetry, forget_the_dead
+from digits.workers import cores
 
 log = logging.getLogger("bentoml.digits")
 HERE = Path(__file__).resolve().parent
@@ -58,11 +59,12 @@ NAME = "digits"
 SYSTEM_ROUTES = frozenset(
     {"/", "/docs", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics", "/ui"}
 )
-PAGE = next((folder for folder in (HERE / "ui", HERE / "digits" / "ui") if folder.is_dir()), HERE / "ui")
+PAGE = HERE / "ui"
 MOST_WORKERS = 8  # unless more are asked for: each holds 130 MB
 INLINE = 32  # pictures that may be scored in the event loop, which stands still for 7 ms then
 ATTENDING_SECONDS = 1.0
-METRICS_FOLDER = "digits-metrics-"  # and the supervisor's process id
+METRICS_FOLDER = "digits-metrics-"  # and the supervisor's process id, and something that nobody can foretell
+BEGAN_WITH = "_DIGITS_BEGAN_WITH"  # the variable that tells workers the tag of the first model
 WARM_UP = 8  # calls of the model before the first request
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 PAGE_HEADERS = SAFE_HEADERS | {
@@ -100,7 +102,15 @@ def shared_folder() -> Path:
 
 def supervisor() -> int:
     """The process that started this worker; it may have gone before the worker could have asked for its parent."""
-    return int(shared_folder().name.removeprefix(METRICS_FOLDER))
+    return int(shared_folder().name.removeprefix(METRICS_FOLDER).split("-")[0])
+
+
+@functools.cache
+def folder_to_share() -> Path:
+    """A new folder for what the workers share, that no other user can write to; gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{METRICS_FOLDER}{os.getpid()}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class StartError(BentoMLException):
@@ -130,7 +140,10 @@ class Loaded:
 def find(tag: str) -> bentoml.Model:
     """The stored model with that tag; without a version, the newest of that name. Raises StartError."""
     try:
-        return bentoml.models.get(tag)
+        model = bentoml.models.get(tag)
+        if ":" in tag and tag not in (str(model.tag), f"{model.tag.name}:latest"):  # BentoML takes a tag's beginning
+            raise NotFound(tag)
+        return model
     except NotFound:
         store = BentoMLContainer.bentoml_home.get()
         asked = f"model {tag!r}" if ":" in tag else f"model called {tag!r}"
@@ -140,18 +153,23 @@ def find(tag: str) -> bentoml.Model:
 
 
 def asked() -> bentoml.Model:
-    """The model to begin with: the one of the settings, the one that a Bento was packed with, or the newest."""
+    """The model to begin with: the one of the settings, the one that a Bento was packed with, or the newest.
+
+    Where no newer one is followed, it is what the service began with, for a worker that starts again too.
+    """
+    if BEGAN_WITH in os.environ and (SETTINGS.model or not SETTINGS.reload_seconds):
+        return find(os.environ[BEGAN_WITH])
     packed = str(svc.bento.info.all_models[0].tag) if svc.bento else NAME
     return find(SETTINGS.model or packed)
 
 
 def load_model(model: bentoml.Model, bento: str) -> Loaded:
     """Loads model.onnx out of a stored model, whatever folders are around it. Raises StartError."""
-    files = sorted(Path(model.path).rglob("*.onnx"), key=lambda file: (file.name != "model.onnx", len(file.parts)))
-    if not files:
+    file = model_file(Path(model.path))
+    if file is None:
         raise StartError(f"the stored model {model.tag} has no .onnx file; import it again with the promote step")
     try:
-        classifier = Classifier(files[0], SETTINGS.model_threads)
+        classifier = Classifier(file, SETTINGS.model_threads)
     except ModelError as error:
         raise StartError(f"the stored model {model.tag} can't be served: {error}") from None
     known = {**classifier.metadata, **{str(key): value for key, value in (model.info.metadata or {}).items()}}
@@ -160,8 +178,7 @@ def load_model(model: bentoml.Model, bento: str) -> Loaded:
         raise StartError(
             f"the stored model {model.tag} has been altered: sha256 {classifier.sha256}, registered as {expected!s}"
         )
-    version = known.get("version") or (None if "version" in classifier.metadata else model.tag.version)
-    name = f"{NAME}:{version or classifier.version!s}"
+    name = f"{NAME}:{known.get('version') or model.tag.version!s}"
     if not re.fullmatch(r"[\w.:+-]{1,100}", name, re.ASCII):  # it goes into a header of every answer
         raise StartError(f"the stored model {model.tag} calls itself {name!r}, expected letters, digits and . + - _")
     facts = (
@@ -205,9 +222,8 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
 
     def __call__(self) -> Any:
         app = super().__call__()
-        if PAGE.is_dir():
-            app.add_route("/ui", self.index_page)  # Starlette's own redirection forgets the path of a proxy
-            app.mount("/ui", GZipMiddleware(Page(directory=PAGE, html=True)), name="ui")
+        app.add_route("/ui", self.index_page)  # Starlette's own redirection forgets the path of a proxy
+        app.mount("/ui", GZipMiddleware(Page(directory=PAGE, html=True)), name="ui")
         app.add_route("/docs", self.docs_page, name="docs")
         return app
 
@@ -239,7 +255,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         return [m for m in super().middlewares if m.cls.__name__ in kept or m.cls in added]
 
     async def index_page(self, _: Request) -> Response:
-        return RedirectResponse("ui/" if PAGE.is_dir() else "docs", 307)
+        return RedirectResponse("ui/", 307)
 
     async def docs_page(self, request: Request) -> Response:
         page: Response = await super().index_page(request)
@@ -378,9 +394,7 @@ class Server(Service[Any]):  # type: ignore[misc]
         if server_context.worker_index is None:
             # In a container BentoML does not start a dead worker again, and ends only when the last one is gone.
             bentoml.serving.running_inside_container = lambda: False  # type: ignore[assignment]
-            folder = Path(tempfile.gettempdir()) / f"{METRICS_FOLDER}{os.getpid()}"
-            BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            BentoMLContainer.prometheus_multiproc_dir.set(str(folder_to_share()))
 
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
@@ -413,7 +427,9 @@ class Digits:
     @staticmethod
     def check() -> None:
         """Runs once, before any worker: a model that can't be served ends the start here."""
-        load_model(asked(), "")
+        model = asked()
+        load_model(model, "")
+        os.environ[BEGAN_WITH] = str(model.tag)
 
     def first(self) -> Loaded:
         """What a worker begins with. One that starts again while the newest can't be served takes the one before it.

@@ -104,16 +104,20 @@ def some_digits(count: int) -> NDArray[np.uint8]:
 def make_inputs(folder: Path, count: int = 64) -> Inputs:
     from digits.classifier import Classifier
     from digits.imaging import read
-    from digits.photographer import photograph
 
     images = some_digits(count)
     pngs = [encoded(image, "PNG") for image in images]
     answers = Classifier(folder / "fp32.onnx").classify([read(png) for png in pngs])
     sure = [i for i, answer in enumerate(answers) if answer.probability > 0.9] or list(range(count))
-    picture = Image.fromarray(photograph(images[0], np.random.default_rng(1), 0.3)).resize((640, 480))
-    return Inputs(
-        images[sure], [pngs[i] for i in sure], [answers[i].digit for i in sure], encoded(np.asarray(picture), "JPEG")
-    )
+    return Inputs(images[sure], [pngs[i] for i in sure], [answers[i].digit for i in sure], a_photograph(images[0]))
+
+
+def a_photograph(digit: NDArray[np.uint8]) -> bytes:
+    """A JPEG of 640×480 pixels of a digit, (28, 28)."""
+    from digits.photographer import photograph
+
+    picture = Image.fromarray(photograph(digit, np.random.default_rng(1), 0.3)).resize((640, 480))
+    return encoded(np.asarray(picture), "JPEG")
 
 
 def encoded(pixels: NDArray[Any], kind: str) -> bytes:

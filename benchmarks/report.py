@@ -97,8 +97,8 @@ def round_by_round(found: dict[str, Any]) -> list[str]:
     for ours, its in zip(found["this service"]["png"], found[HARDEST]["png"], strict=True):
         each = [mine / other for mine, other in zip(ours["rates"], its["rates"], strict=True) if other]
         if each:
-            spread = f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
-            ratios.append(f"with {int(ours['connections'])} at once {spread}")
+            ratio = f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
+            ratios.append(f"with {int(ours['connections'])} at once {ratio}")
     return [f"This service beside {HARDEST}, round by round: {', '.join(ratios)} times as many.", ""]
 
 

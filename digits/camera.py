@@ -8,7 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from digits.scenery import Bytes, Floats, smooth_field, white_noise
+from digits.ink import Bytes, Floats
+from digits.scenery import smooth_field, white_noise
 
 
 def light(picture: Floats, rng: np.random.Generator, hardness: float) -> None:

@@ -96,7 +96,6 @@ class Classifier:
         self._has_two = PHOTOGRAPH_THRESHOLD in self.metadata
         self.photograph_threshold = self._number(PHOTOGRAPH_THRESHOLD, self.threshold)
         self._scale = log(_inside(self.threshold)) / log(_inside(self.photograph_threshold))
-        self.version = self.metadata.get("version") or self.metadata.get("run_id") or self.sha256[:12]
 
     def _check(self, name: str) -> None:
         inputs = {i.name: (i.type, len(i.shape), i.shape[1:]) for i in self._session.get_inputs()}
@@ -202,6 +201,12 @@ class Classifier:
             answers.append(self.decide(reading, probabilities[start:end], digitness[start:end]))
             start = end
         return answers
+
+
+def model_file(folder: Path) -> Path | None:
+    """The ONNX file in a folder, in whatever folders it lies there: model.onnx, or else one of another name."""
+    found = sorted(folder.rglob("*.onnx"), key=lambda file: (file.name != "model.onnx", len(file.parts), file))
+    return found[0] if found else None
 
 
 def _inside(threshold: float) -> float:

@@ -11,7 +11,6 @@ import asyncio
 import re
 import resource
 from collections.abc import Sized
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -19,7 +18,7 @@ import uvicorn.config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from digits.exchange import GONE, App, Receive, Scope, Send
+from digits.exchange import GONE, App, Receive, Scope, Send, heading
 from digits.express import Errand, Express
 from digits.listener import Shares
 from digits.requests import Refusal, busy
@@ -332,9 +331,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         ends = self.leaving and not self.behind
-        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
-        lines += [b"connection: close\r\n"] if ends else []
-        cast(OneWrite, self.transport).write_whole(b"".join([STATUS_LINE[status], *lines, b"\r\n", content]))
+        cast(OneWrite, self.transport).write_whole(self.whole(status, headers, content, ends))
         if ends:
             self.transport.close()
         elif self.behind:
@@ -343,6 +340,12 @@ class Connection(HttpToolsProtocol):
             self.rested = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self.rest(self.timeout_keep_alive)
+
+    def whole(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes, ends: bool) -> bytes:
+        """An answer as it goes over the wire; one that `ends` the connection says so."""
+        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        lines += [b"connection: close\r\n"] if ends else []
+        return b"".join([STATUS_LINE[status], *lines, b"\r\n", content])
 
     def catch_up(self) -> None:
         """Goes on with what has come behind an errand."""
@@ -426,16 +429,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         content = refusal.json().encode()
-        headers = {
-            **{name.decode(): value.decode() for name, value in self.server_state.default_headers},
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            "connection": "close",
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        first = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"
-        lines = [first, *(f"{name}: {value}" for name, value in headers.items())]
-        self.transport.write("\r\n".join([*lines, "", ""]).encode() + content)
+        self.transport.write(self.whole(refusal.status, heading(content, "", refusal.headers), content, ends=True))
         self.part()
 
     def part(self) -> None:

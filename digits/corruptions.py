@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+from digits.ink import Bytes, Floats
+
 Corruption = Callable[[Bytes, int, np.random.Generator], Bytes]
 Grey = npt.NDArray[Any]
 _Body = Callable[[Floats, int, np.random.Generator], Grey]
@@ -39,8 +39,6 @@ def _corruption(name: str) -> Callable[[_Body], _Body]:
             spoilt = body(np.asarray(images / 255, np.float32), severity - 1, rng)
             return np.asarray(np.rint(np.clip(spoilt, 0, 1) * 255), np.uint8)
 
-        corrupt.__name__ = name.replace(" ", "_")
-        corrupt.__doc__ = body.__doc__
         CORRUPTIONS[name] = corrupt
         return body
 

@@ -24,6 +24,7 @@ from digits.fit import predict_logits
 from digits.network import CHANNELS, IMAGE_SIZE, MIXTURES, SHARED, THIN, TWINS, DigitNet, Thin
 
 OPSET = 20
+BATCH = 250  # pictures at once
 
 
 class _Served(nn.Module):
@@ -299,14 +300,12 @@ def _kept_in_float(path: str) -> list[str]:
     return [node.name for node in (*nodes[:first], *nodes[last:])]
 
 
-def run(
-    model: bytes, images: NDArray[np.uint8], batch_size: int = 250
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def run(model: bytes, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities (n, 10) and digitness (n,) of uint8 (n, 28, 28), by ONNX Runtime on all cores."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     parts = [
-        session.run(["probabilities", "digitness"], {"images": images[start : start + batch_size]})
-        for start in range(0, len(images), batch_size)
+        session.run(["probabilities", "digitness"], {"images": images[start : start + BATCH]})
+        for start in range(0, len(images), BATCH)
     ]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 

@@ -32,6 +32,7 @@ AVERAGE_EVERY = 8  # steps; averaging all weights at each step would cost more t
 SHOWN = 1.5  # pictures that an epoch shows, for each that there is to train on
 REPEATED = 10  # times that an epoch shows a photograph or an outlier, about, at most
 MEMORY = 0.97  # of the average at each update
+BATCH = 1000  # pictures at once where nothing is learnt
 TOGETHER = 8  # batches that are augmented together: many small operations, which take a GPU longer to begin than to do
 
 
@@ -88,7 +89,7 @@ class EpochReport:
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
-    hard_accuracy: float
+    photographs_accuracy: float
     learning_rate: float
     seconds: float
     images_per_second: float
@@ -125,11 +126,11 @@ def fit(
         epochs: length of the one-cycle schedule.
         seed: the same seed, CPU, thread count and library versions give the same network; CUDA's sums have no order.
         device: "auto", "cpu" or "cuda".
-        validation_photographs: gives each report its `hard_accuracy`.
+        validation_photographs: gives each report its `photographs_accuracy`.
         on_epoch: is told after each epoch; what it raises ends the training.
         checkpoint: file written after each epoch, whole or not at all, and gone on from where it fits the arguments.
-        ranks: the processes that train together, each of which is given the same arguments but for the last three; only
-            rank 0 measures and reports.
+        ranks: the processes that train together. Each is given the same recipe, pictures to train on, epochs and seed;
+            only rank 0 measures, reports and writes.
 
     Returns:
         The network with averaged weights, in eval mode, on the CPU.
@@ -191,7 +192,7 @@ def fit(
             train_accuracy=float(correct) / shown,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            hard_accuracy=hard,
+            photographs_accuracy=hard,
             learning_rate=float(schedule.get_last_lr()[0]),
             seconds=time.perf_counter() - started,
             images_per_second=shown / training_seconds,
@@ -207,17 +208,15 @@ def fit(
     return trained.eval()
 
 
-def predict_logits(
-    net: DigitNet, images: NDArray[np.uint8], device: str = "cpu", batch_size: int = 1000
-) -> NDArray[np.float32]:
+def predict_logits(net: DigitNet, images: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
     """Logits, uint8 (n, 28, 28) to float32 (n, 10), in the precision of the caller. The network is left on `device`."""
     where = torch.device(device)
     was_training = net.training
     net.eval().to(where)
     with torch.inference_mode():
         parts = [
-            net(torch.from_numpy(images[start : start + batch_size]).to(where)).float().cpu().numpy()
-            for start in range(0, len(images), batch_size)
+            net(torch.from_numpy(images[start : start + BATCH]).to(where)).float().cpu().numpy()
+            for start in range(0, len(images), BATCH)
         ]
     net.train(was_training)
     return np.concatenate(parts) if parts else np.zeros((0, DIGITS), np.float32)
@@ -336,9 +335,9 @@ def _evaluate(net: torch.nn.Module, split: Split, device: torch.device) -> tuple
     loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device)
     with torch.inference_mode(), precision(device):
-        for start in range(0, len(split), 1000):
-            labels = torch.from_numpy(split.labels[start : start + 1000]).to(device)
-            logits = net(torch.from_numpy(split.images[start : start + 1000]).to(device)).float()
+        for start in range(0, len(split), BATCH):
+            labels = torch.from_numpy(split.labels[start : start + BATCH]).to(device)
+            logits = net(torch.from_numpy(split.images[start : start + BATCH]).to(device)).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
     return float(loss) / len(split), float(correct) / len(split)

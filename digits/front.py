@@ -205,15 +205,22 @@ class Front:
         loop = asyncio.get_running_loop()
         readings: list[Reading | Refusal] = []
         while len(readings) < len(images):
-            readings += await loop.run_in_executor(self.pool, self.read_some, images[len(readings) :])
+            left = images[len(readings) :]
+            try:
+                readings += await loop.run_in_executor(self.pool, self.read_some, left)
+            except asyncio.CancelledError:
+                left.clear()  # it stays in the pool's queue until its turn, and nobody counts its bytes any more
+                raise
         return readings
 
     def read_some(self, images: list[bytes]) -> list[Reading | Refusal]:
         """The readings of the first of some files: of as many as one turn is enough for."""
         ends = time.perf_counter() + TURN
-        readings = [self.read(images[0])]
-        while len(readings) < len(images) and time.perf_counter() < ends:
-            readings.append(self.read(images[len(readings)]))
+        readings: list[Reading | Refusal] = []
+        for image in images:
+            readings.append(self.read(image))
+            if time.perf_counter() >= ends:
+                break
         return readings
 
     def read(self, data: bytes) -> Reading | Refusal:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-Bytes = npt.NDArray[np.uint8]
+from digits.ink import Bytes
 
 _LATIN = (
     "DejaVuSans DejaVuSans-Oblique DejaVuSans-Bold DejaVuSansMono DejaVuSerif DejaVuSerif-Italic "

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
+from digits.ink import Bytes, Floats
 
 SIDE = 140
 
@@ -204,13 +203,10 @@ def field_of(digit: Bytes) -> Field:
     return Field(_distance_to(skeleton, 2.0), edge, _box(mask))
 
 
-def curve(points: npt.NDArray[np.floating[Any]], steps: int = 10) -> npt.NDArray[np.float64]:
-    """A Catmull-Rom spline through points (n, 2); a point said twice makes a corner.
-
-    Returns ((n − 1) · steps + 1, 2).
-    """
+def curve(points: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """A Catmull-Rom spline through points (n, 2), (10 n − 9, 2); a point said twice makes a corner."""
     p = np.concatenate([points[:1], points, points[-1:]]).astype(np.float64)
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
+    t = np.linspace(0, 1, 10, endpoint=False)[:, None, None]
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
     spline = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
     return np.concatenate([spline.transpose(1, 0, 2).reshape(-1, 2), points[-1:]])

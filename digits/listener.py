@@ -125,7 +125,7 @@ class Loop(uvloop.Loop):
     """uvloop, with listeners as above for a socket that is shared, and TLS handshakes that come to an end."""
 
     shares: Shares | None = None
-    idle_seconds = 15.0
+    idle_seconds: float
 
     async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         if options.get("ssl") is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from digits import scenery
 from digits.camera import to_bytes
-from digits.scenery import Bytes, Floats
+from digits.ink import Bytes, Floats
 
 SIDE = 200
 ALONE, FEW = 0.45, 0.3  # shares of the pictures with one thing in them, and with two to six; the rest is full of them

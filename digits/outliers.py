@@ -21,9 +21,9 @@ import numpy.typing as npt
 from digits import glyphs, imaging, objects, patterns, silhouettes, sketches
 from digits.handwriting import SIDE, Field, curve, field_of
 from digits.imaging import Reading
+from digits.ink import Bytes, Floats
 from digits.pens import Pen, depth_of
 from digits.photographer import likeness, looks_at, reads_as_bar_or_ring, reference, shoot
-from digits.scenery import Bytes, Floats
 from digits.segmenter import Segmenter, reduced
 from digits.workers import Progress, in_order
 

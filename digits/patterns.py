@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from digits import scenery
 from digits.camera import to_bytes
-from digits.scenery import Bytes, Floats
+from digits.ink import Bytes, Floats
 
 SIDE = 112
 

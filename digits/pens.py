@@ -12,7 +12,7 @@ import numpy as np
 
 from digits import handwriting, scenery
 from digits.handwriting import Field
-from digits.scenery import Floats
+from digits.ink import Floats
 
 
 @dataclass(frozen=True)

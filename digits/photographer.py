@@ -16,14 +16,15 @@ import numpy.typing as npt
 from digits import camera, handwriting, imaging, scenery
 from digits.data import Split
 from digits.handwriting import Field
+from digits.ink import Bytes, Floats
 from digits.pens import depth_of, pick_pen
-from digits.scenery import Bytes, Floats
 from digits.segmenter import ROUND, SIDE, Segmenter, reduced
 from digits.workers import Progress, in_order
 
 # A candidate this much like the digit that was photographed (see `likeness`) still shows it. Below, imaging has most
 # likely lost it, and the label would be noise: see `make_photographs`.
 RECOGNISABLE = 0.57
+KEEP_LOST = 0.1  # of those below
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Also = Literal["", "cut out", "marked"]  # what else happens to a photograph that is sent
 MARKED = 0.1  # share of the photographs to learn from in which the digit is ringed, underlined or bracketed
@@ -357,7 +358,6 @@ def _photograph_one(
     images: Bytes,
     labels: npt.NDArray[np.int64],
     hardness: tuple[float, float],
-    keep_lost: float,
     written: bool,
     segmenter: Segmenter | None,
     rng: np.random.Generator,
@@ -368,7 +368,7 @@ def _photograph_one(
         candidates = imaging.interpret(shot.picture, segmenter).images
         alike = likeness(candidates, reference(shot.ink))
         best = int(alike.argmax())
-        if alike[best] >= RECOGNISABLE or rng.random() < keep_lost:
+        if alike[best] >= RECOGNISABLE or rng.random() < KEEP_LOST:
             beside = [image.any() and not reads_as_bar_or_ring(image) for image in candidates] & (alike < UNLIKE)
             beside[best] = False  # one that is kept though it is lost
             return candidates[best], label, candidates[beside]
@@ -383,7 +383,6 @@ def make_photographs(
     hardness: tuple[float, float] = (0.0, 1.0),
     workers: int = 2,
     progress: Progress | None = None,
-    keep_lost: float = 0.1,
     written: bool = True,
     segmenter: Segmenter | None = None,
 ) -> Photographs:
@@ -391,10 +390,10 @@ def make_photographs(
 
     Of imaging's candidates the one most like the photographed digit is kept. Where even that one's likeness is below
     RECOGNISABLE, imaging has lost the digit and the label would be noise: the sample is kept with probability
-    `keep_lost` only, else another digit is photographed in its place. `written`: some digits are written anew, as no
+    KEEP_LOST only, else another digit is photographed in its place. `written`: some digits are written anew, as no
     digit to choose or measure on should be. The same arguments give the same pictures, whatever `workers` is.
     """
-    make = partial(_photograph_one, images, labels, hardness, keep_lost, written, segmenter)
+    make = partial(_photograph_one, images, labels, hardness, written, segmenter)
     made = list(in_order(make, count, seed, workers, progress))
     split = Split(np.stack([image for image, _, _ in made]), np.array([label for _, label, _ in made], np.int64))
     return Photographs(split, np.concatenate([beside for _, _, beside in made]))

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from digits.export import exported
 from digits.fit import choose_device, precision
+from digits.ink import Bytes
 from digits.photographer import Strokes
-from digits.scenery import Bytes
 from digits.segmenter import SIDE, SURE, Segmenter
 from digits.workers import Progress
 

@@ -36,8 +36,8 @@ def busy(message: str) -> Refusal:
     return Refusal(503, "busy", message, {"Retry-After": "1"})
 
 
-def too_large(limit: int, unit: str = "body") -> Refusal:
-    return Refusal(413, "too_large", f"the {unit} is larger than {limit:,} bytes, the most that is accepted")
+def too_large(limit: int) -> Refusal:
+    return Refusal(413, "too_large", f"the body is larger than {limit:,} bytes, the most that is accepted")
 
 
 def unanswered(status: int) -> Refusal:

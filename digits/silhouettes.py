@@ -7,7 +7,7 @@ import numpy as np
 
 from digits import scenery
 from digits.camera import to_bytes
-from digits.scenery import Bytes, Floats
+from digits.ink import Bytes, Floats
 
 SIDE = 112
 Points = list[tuple[float, float]]

@@ -24,16 +24,25 @@ _SMALL = 256  # below this, starting processes takes longer than the work
 _make: Callable[[np.random.Generator], Any] | None = None
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _start(make: Callable[[np.random.Generator], Any]) -> None:
     global _make
     _make = make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started this decides
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    begin()
     cv2.setNumThreads(1)  # one process for each core: OpenCV's own threads would only get in each other's way
 
 
-def end_with_parent() -> None:
-    """A pool's processes wait for work for ever when the process that started them is killed."""
+def begin() -> None:
+    """What each process of a pool does first. Without it they wait for ever for one that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started this decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -54,9 +63,9 @@ def in_order(
 ) -> Iterator[T]:
     """Yield `count` results of `make`, each from a random generator of its own.
 
-    With more than one worker `make` runs in fresh processes (spawned, since torch's threads do not survive a fork): it
-    must be picklable, and a script that calls this needs its `if __name__ == "__main__"`. `progress` is called with
-    (done, count) as results arrive.
+    With more than one worker, and 256 results or more, `make` runs in fresh processes (spawned, since torch's threads
+    do not survive a fork): it must be picklable, and a script that calls this needs its `if __name__ == "__main__"`.
+    `progress` is called with (done, count) as results arrive.
     """
     if workers <= 1 or count < _SMALL:
         for index in range(count):

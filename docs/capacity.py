@@ -12,21 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from PIL import Image
 
-from benchmarks.inputs import encoded, some_digits
-from digits.photographer import photograph
+from benchmarks.inputs import a_photograph, encoded, some_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"png": "28×28 PNG", "photo": "640×480 JPEG"}
 LOADS = (10, 100, 1_000, 10_000, 100_000)  # requests a second
 BESIDES = 1_024  # bytes a request for its headers, the answer and that one's headers: more than they are
-PORTS, TIME_WAIT = (
-    28_232,
-    60,
-)  # Linux: ports that a client has for one address, seconds until a closed one is free again
+PORTS = 28_232  # that a Linux client has for one address
+TIME_WAIT = 60  # seconds until one of them that was closed is free again
 LINKS = (1, 10, 100)  # Gbit/s
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -68,8 +63,7 @@ def body(kind: str) -> int:
     digit = some_digits(1)[0]
     if kind == "png":
         return len(encoded(digit, "PNG"))
-    picture = Image.fromarray(photograph(digit, np.random.default_rng(1), 0.3)).resize((640, 480))
-    return len(encoded(np.asarray(picture), "JPEG"))
+    return len(a_photograph(digit))
 
 
 @cache

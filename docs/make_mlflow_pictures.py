@@ -33,7 +33,7 @@ QUIET = """localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");"""
 # What a person would choose under "Columns"; MLflow keeps it in the browser, by experiment.
 COLUMNS = [
-    *("metrics.`validation_accuracy`", "metrics.`hard_accuracy`", "metrics.`score`", "metrics.`test_accuracy`"),
+    *("metrics.`validation_accuracy`", "metrics.`photographs_accuracy`", "metrics.`score`", "metrics.`test_accuracy`"),
     *("params.`learning_rate`", "params.`dropout`", "params.`disturbed`"),
 ]
 VIEW = """localStorage.setItem('MLflowLocalStorage-1.1-ExperimentPage-["%s"]-ReactComponentState', '%s');"""

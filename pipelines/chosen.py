@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from digits.classifier import Classifier, ModelError
+from digits.classifier import Classifier, ModelError, model_file
 from pipelines.errors import UserError
 
 NAME = "digits"
@@ -65,14 +65,16 @@ def _stored(tag: str) -> Chosen | None:
     repair = "import it again with mlflow run . -e promote"
     try:
         model = bentoml.models.get(tag)
+        if ":" in tag and tag not in (str(model.tag), f"{NAME}:latest"):  # BentoML takes a tag's beginning
+            return None
     except NotFound:
         return None
     except BentoMLException as error:  # a folder without its description: an import was killed
         raise UserError(f"the stored model {tag} can't be read ({error}); {repair}") from None
-    files = sorted(Path(model.path).rglob("model.onnx"))
-    if not files:
-        raise UserError(f"the stored model {model.tag} has no model.onnx; {repair}")
-    return verified(Chosen(str(model.tag), files[0].read_bytes()), str((model.info.metadata or {}).get("sha256", "")))
+    file = model_file(Path(model.path))
+    if file is None:
+        raise UserError(f"the stored model {model.tag} has no .onnx file; {repair}")
+    return verified(Chosen(str(model.tag), file.read_bytes()), str((model.info.metadata or {}).get("sha256", "")))
 
 
 def _registered(asked: str) -> Chosen:

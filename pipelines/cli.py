@@ -16,19 +16,24 @@ EPILOG = (
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; gives the exit status: 0, 1 where something could not be read or found, 2 for a wrong command."""
-    from pipelines.errors import UserError
+    from pipelines.errors import UserError, explain
 
+    # As in pipelines.launch: lines show at once in a pipe too, and a dash that a terminal has not ends nothing.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     asked = parser().parse_args(sys.argv[1:] if words is None else words)
     try:
         return int(asked.command(asked))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
     except BrokenPipeError:  # `digits predict … | head` has seen enough
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return error.status if isinstance(error, UserError) else 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _predict(asked: argparse.Namespace) -> int:
     """Prints a line for each file as it is answered, and what they come to."""
-    from digits.settings import cores
+    from digits.workers import cores
     from pipelines import chosen, inputs, reader
     from pipelines.answers import Summary
 

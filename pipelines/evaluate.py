@@ -14,17 +14,17 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from digits.classifier import Classifier
 from digits.data import Data, fetch_test, load, load_test
-from digits.settings import cores
+from digits.workers import cores
 from pipelines import card, logbook, own, pictures, registry, report, tracking
 from pipelines.chosen import Chosen, verified
 from pipelines.errors import UserError
 from pipelines.files import write
+from pipelines.gate import ACCEPTED
 from pipelines.job import Job, open_job
 from pipelines.material import named
 from pipelines.parameters import Evaluate
 from pipelines.report import Labelled
 
-ACCEPTED = "_accepted"  # the set of a name, of which what was read rightly but refused counts as wrong
 BESIDE = ("photos", "drawn")  # real pictures, reported on where they lie beside the data
 
 

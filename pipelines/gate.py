@@ -6,6 +6,7 @@ same within chance when seen alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from digits.metrics import mcnemar
 
 SIGNIFICANT = 0.05  # in all, shared among the sets that are compared (Bonferroni)
 TEST = "test_digits"
+ACCEPTED = "_accepted"  # the set of a name, of which what was read rightly but refused counts as wrong
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,17 @@ def decide(challenger: Evidence, champion: Evidence | None, floor: float) -> Dec
             False, [f"it is significantly worse than version {champion.version}: {words}" for words in worse]
         )
     reasons = [f"it is not significantly worse than version {champion.version}: {words}" for words, _, _ in comparisons]
-    if others := [name.replace("_", " ") for name in challenger.sets if name in champion.sets and name not in same]:
-        reasons.append(f"not compared, since the two were measured on different pictures: {', '.join(others)}")
+    both = challenger.sets.keys() & champion.sets.keys()
+    if others := [name for name in challenger.sets if name in both and name not in same]:
+        reasons.append(f"not compared, since the two were measured on different pictures: {_listed(others)}")
+    if others := [name for name in {**challenger.sets, **champion.sets} if name not in both]:
+        reasons.append(f"not compared, since only one of the two was measured on it: {_listed(others)}")
     return Decision(True, reasons)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Each once, though there are two sets of the same pictures."""
+    return ", ".join(dict.fromkeys(name.removesuffix(ACCEPTED).replace("_", " ") for name in names))
 
 
 def compare(name: str, first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple[str, float, float]:

@@ -63,7 +63,7 @@ def log_epoch(report: EpochReport) -> None:
         "train_accuracy": report.train_accuracy,
         "validation_loss": report.validation_loss,
         "validation_accuracy": report.validation_accuracy,
-        "photographs_accuracy": report.hard_accuracy,
+        "photographs_accuracy": report.photographs_accuracy,
         "learning_rate": report.learning_rate,
         "epoch_seconds": report.seconds,
         "images_per_second": report.images_per_second,
@@ -73,7 +73,7 @@ def log_epoch(report: EpochReport) -> None:
 
 
 def tell_epoch(report: EpochReport) -> None:
-    hard = "" if math.isnan(report.hard_accuracy) else f", photographs {report.hard_accuracy:.2%}"
+    hard = "" if math.isnan(report.photographs_accuracy) else f", photographs {report.photographs_accuracy:.2%}"
     print(EPOCH.format(**asdict(report), hard=hard))
 
 

@@ -9,7 +9,7 @@ import mlflow
 
 from digits.data import fetch_test
 from digits.fit import Recipe
-from pipelines import logbook, registry, tracking
+from pipelines import logbook, ranks, registry, tracking
 from pipelines.evaluate import evaluate, sets_of
 from pipelines.job import open_job
 from pipelines.material import load_data, load_own, material_for, named, warn_of_fallback
@@ -17,7 +17,7 @@ from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main
 from pipelines.promote import promote
 from pipelines.train import train
-from pipelines.tune import study
+from pipelines.tune import base_recipe, check_database, study
 
 
 def run(parameters: Main) -> None:
@@ -27,6 +27,8 @@ def run(parameters: Main) -> None:
     sets = sets_of(data, parameters.folders)
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)
+    check_database(parameters)
+    ranks.check(base_recipe(len(data.train)))
     with open_job("main", parameters, fingerprint) as job:
         name = f"Digits from {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
         with job.run(name, "main", tags=logbook.tags(data, extra)) as parent:
@@ -69,7 +71,7 @@ def accuracy(result: dict[str, Any]) -> str:
 
 def closing(number: int, run_id: str, result: dict[str, Any], decision: dict[str, Any], name: str) -> str:
     """The last lines: what was trained, how good it is, where to look, how to serve."""
-    served = decision["tag"] or "nothing yet: no version has passed the gate"
+    served = decision["tag"] or "nothing yet: no version has passed the gate, or its model is in another BentoML store"
     return "\n".join(
         (
             "",

@@ -27,7 +27,7 @@ from digits.metrics import auroc
 from digits.outliers import make_digitless, make_outliers, read_outliers
 from digits.photographer import Photographs, make_photographs, make_strokes, read_photographs
 from digits.segmenter import Segmenter
-from digits.settings import cores
+from digits.workers import cores
 from pipelines import own, provenance
 from pipelines.errors import UserError
 from pipelines.files import FOLDER, write

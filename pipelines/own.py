@@ -223,10 +223,10 @@ def as_rows(own: Own) -> Rows:
 
 
 def still_there(rows: Rows) -> tuple[list[tuple[Path, int]], int]:
-    """Of a table's held-out pictures those that lie where they lay, unchanged, with their labels; and how many do
-    not."""
-    wanted = [(Path(str(path)), int(label), sha256) for path, label, part, sha256, _ in rows if part == "held out"]
-    found = [(path, label) for path, label, sha256 in wanted if sha256_of(path) == sha256]
+    """Of a table's held-out pictures those that lie where they lay, unchanged, with their labels, in the order of
+    their sha256, since a gate compares the same pictures in the same order; and how many do not."""
+    wanted = [(str(sha256), Path(str(path)), int(label)) for path, label, part, sha256, _ in rows if part == "held out"]
+    found = [(path, label) for sha256, path, label in sorted(wanted) if sha256_of(path) == sha256]
     return found, len(wanted) - len(found)
 
 

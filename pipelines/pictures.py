@@ -83,7 +83,8 @@ def importances(study: optuna.Study) -> Figure:
         axis.text(0.5, 0.5, str(error), ha="center", va="center", wrap=True)
         return drawn
     axis.barh(list(shares)[::-1], list(shares.values())[::-1], color=INK)
-    axis.set(xlabel="share of the variation explained", title=f"Importance of parameters ({len(study.trials)} trials)")
+    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    axis.set(xlabel="share of the variation explained", title=f"Importance of parameters ({complete} trials)")
     return drawn
 
 
@@ -99,9 +100,9 @@ def curves(reports: Sequence[EpochReport]) -> Figure:
     left.plot(epochs, [r.validation_loss for r in reports], color=INK, label="validation")
     left.set(xlabel="epoch", ylabel="loss", title="Loss")
     right.plot(epochs, [100 * (1 - r.validation_accuracy) for r in reports], color=INK, label="validation digits")
-    if not all(np.isnan(r.hard_accuracy) for r in reports):
-        right.plot(epochs, [100 * (1 - r.hard_accuracy) for r in reports], color=ACCENT, label="validation photographs")
-    right.set(xlabel="epoch", ylabel="error, %", title="Error", yscale="log")
+    photographs = [100 * (1 - r.photographs_accuracy) for r in reports]
+    if not np.isnan(photographs).all():
+        right.plot(epochs, photographs, color=ACCENT, label="validation photographs")
     for axis in (left, right):
         axis.legend(frameon=False)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

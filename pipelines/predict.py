@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digits.settings import cores
+from digits.workers import cores
 from pipelines import answers, chosen, inputs, provenance, reader
 from pipelines.answers import Partial, Summary
 from pipelines.chosen import Chosen

@@ -78,6 +78,14 @@ def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: 
     if _is(champion, version):
         return Decision(True, ["it is champion already"])
     dataset = version.tags.get("dataset", "unknown")
+    if champion is None and dataset == "digits" and (tag := store.newest_of_mnist()):
+        return Decision(
+            False,
+            [
+                f"the BentoML store holds {tag}, a model of MNIST, which one of scikit-learn's digits never replaces:"
+                " name another store with BENTOML_HOME"
+            ],
+        )
     if "promoted_at" in version.tags and not (
         champion is not None and dataset == "digits" and champion.tags.get("dataset") == "mnist"
     ):

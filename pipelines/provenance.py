@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from digits.settings import cores
+from digits.workers import cores
 
 HERE = Path(__file__).resolve().parent.parent
 LIBRARIES = (

@@ -48,14 +48,19 @@ def follow(device: str) -> None:
 
 def fit(recipe: Recipe, train: TrainingSet, validation: Split, *, epochs: int, seed: int, **own: Any) -> DigitNet:
     """`digits.fit.fit` by this process and those that it leads. Raises UserError where a batch is too small."""
+    check(recipe)
+    few = Split(validation.images[:1], validation.labels[:1])  # rank 0 alone measures
+    _ranks.same({"recipe": recipe, "train": train, "validation": few, "epochs": epochs, "seed": seed})
+    return fit_alone(recipe, train, validation, epochs=epochs, seed=seed, ranks=_ranks, **own)
+
+
+def check(recipe: Recipe) -> None:
+    """Whether a batch is large enough for all processes. Raises UserError."""
     if recipe.batch_size < SMALLEST * _ranks.count:
         raise UserError(
             f"a batch of {recipe.batch_size} pictures is too small for {_ranks.count} processes;"
             f" expected at most {recipe.batch_size // SMALLEST} (torchrun --nproc-per-node and --nnodes)"
         )
-    few = Split(validation.images[:1], validation.labels[:1])  # rank 0 alone measures
-    _ranks.same({"recipe": recipe, "train": train, "validation": few, "epochs": epochs, "seed": seed})
-    return fit_alone(recipe, train, validation, epochs=epochs, seed=seed, ranks=_ranks, **own)
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import signal
-import threading
 import zipfile
 import zlib
 from collections import deque
@@ -22,7 +20,7 @@ from multiprocessing import get_context
 from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.imaging import ImageError, Limits, Reading
-from digits.workers import end_with_parent
+from digits.workers import begin
 from pipelines.errors import UserError
 from pipelines.files import spelt
 from pipelines.inputs import Listing, Source
@@ -137,8 +135,7 @@ def answer(model: bytes, source: Source, work: Iterable[Group], workers: int) ->
 
 def _start(model: bytes, source: Source) -> None:
     global _reader
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started this decides
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    begin()
     _reader = Reader(model, source)
 
 

@@ -26,9 +26,8 @@ from digits.metrics import accuracy_interval, auroc, brier, expected_calibration
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
 from digits.photographer import Also, sent_photograph
 from digits.segmenter import Segmenter
-from digits.settings import cores
 from digits.thumbnails import grey
-from digits.workers import in_order
+from digits.workers import cores, in_order
 from pipelines import inputs, own
 from pipelines.files import spelt
 from pipelines.material import fingerprint, read_outliers_of
@@ -343,9 +342,10 @@ def slug(name: str) -> str:
     return "_".join(words).lower() or "pictures"
 
 
-# What a folder of one's own can't be called: its numbers would take the place of these.
+# What a folder of one's own can't be called: its numbers would take the place of these, or of an epoch's.
+BY_EPOCH = ("train", "validation", "photographs")
 RESERVED = frozenset(
-    map(slug, ("test", "test digits", "corruptions", own.HELD_OUT, OTHER_WRITERS, *PHOTOGRAPHS, *NOT_DIGITS))
+    map(slug, ("test", "test digits", "corruptions", own.HELD_OUT, OTHER_WRITERS, *PHOTOGRAPHS, *NOT_DIGITS, *BY_EPOCH))
 )
 
 

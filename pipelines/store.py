@@ -15,7 +15,8 @@ import yaml  # type: ignore[import-untyped]
 from bentoml.exceptions import BentoMLException, NotFound
 from mlflow.entities.model_registry import ModelVersion
 
-from pipelines import provenance, registry
+from digits.classifier import model_file
+from pipelines import registry, tracking
 from pipelines.errors import UserError
 from pipelines.files import write
 
@@ -28,9 +29,23 @@ def tag_of(version: ModelVersion) -> str:
 
 
 def champion_tag() -> str | None:
-    """The tag of the champion, or None where there is no champion."""
+    """The tag of the champion, or None where there is none, or not in this store."""
     champion = registry.by_alias("champion")
-    return tag_of(champion) if champion else None
+    found = _find(tag_of(champion)) if champion else None
+    return str(found.tag) if found else None
+
+
+def newest_of_mnist() -> str | None:
+    """The tag of the store's newest model, of whatever registry, if it has learnt from MNIST."""
+    newest = _find(registry.MODEL)
+    return str(newest.tag) if newest and (newest.info.metadata or {}).get("dataset") == "mnist" else None
+
+
+def _find(tag: str) -> bentoml.Model | None:
+    try:
+        return bentoml.models.get(tag)
+    except BentoMLException:  # it is not there, or not whole
+        return None
 
 
 def make_newest(version: ModelVersion) -> str:
@@ -45,16 +60,21 @@ def make_newest(version: ModelVersion) -> str:
         if digest(stored) != version.tags["sha256"]:
             bentoml.models.delete(tag)
             raise UserError(f"version {version.version} is not the file that was registered; train again")
-    elif bentoml.models.get(registry.MODEL).tag != stored.tag:
+    if bentoml.models.get(registry.MODEL).tag != stored.tag:  # it was there before, or the clock has gone back
         _touch(stored)
     return tag
 
 
 def import_version(version: ModelVersion) -> bentoml.Model:
     """`bentoml.mlflow.import_model` with where it comes from as metadata."""
+    assert version.run_id is not None
     tags = version.tags
+    try:
+        libraries = tracking.read_json(version.run_id, "provenance.json")["libraries"]
+    except FileNotFoundError:
+        libraries = {}
     facts = {**tags, "run_id": version.run_id, "dirty": tags.get("git_dirty", "unknown")}
-    imported: bentoml.Model = bentoml.mlflow.import_model(
+    bentoml.mlflow.import_model(
         tag_of(version),
         f"models:/{registry.MODEL}/{version.version}",
         signatures={"predict": {"batchable": True}},
@@ -63,10 +83,10 @@ def import_version(version: ModelVersion) -> bentoml.Model:
             "version": str(version.version),
             "parameters": registry.parameters(version),
             **{name: str(facts.get(name, "unknown")) for name in METADATA},
-            **{f"trained_with_{name}": number for name, number in provenance.libraries().items()},
+            **{f"trained_with_{name}": number for name, number in libraries.items()},
         },
     )
-    return imported
+    return bentoml.models.get(tag_of(version))  # what import_model gives lies in a folder that is gone
 
 
 def _stored(tag: str) -> bentoml.Model | None:
@@ -80,9 +100,9 @@ def _stored(tag: str) -> bentoml.Model | None:
 
 
 def digest(model: bentoml.Model) -> str:
-    """sha256 of the model.onnx in a stored model; empty where there is none."""
-    files = sorted(Path(model.path).glob("**/model.onnx"))
-    return hashlib.sha256(files[0].read_bytes()).hexdigest() if files else ""
+    """sha256 of the ONNX file in a stored model; empty where there is none."""
+    file = model_file(Path(model.path))
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
 
 
 def _touch(model: bentoml.Model) -> None:

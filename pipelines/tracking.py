@@ -34,8 +34,8 @@ ABOUT = {
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file, of which most are small
 
 
-def connect() -> str:
-    """Finds or makes the experiment, and closes what dead processes have left open. Gives the experiment's id."""
+def connect() -> None:
+    """Finds or makes the experiment, and closes what dead processes have left open."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
@@ -50,7 +50,6 @@ def connect() -> str:
         MlflowClient().restore_experiment(experiment.experiment_id)
     mlflow.set_experiment(EXPERIMENT)
     _close_what_is_dead()
-    return experiment_id()
 
 
 def experiment_id() -> str:

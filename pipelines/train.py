@@ -73,6 +73,7 @@ def run(parameters: Train) -> None:
     with open_job("train", parameters, own.fingerprint_of_all(data.fingerprint, extra)) as job:
         chosen, source = job.step("recipe", lambda: chosen_recipe(parameters.recipe, data))
         recipe = Recipe(**chosen)
+        ranks.check(recipe)
         material = material_for(job, data, parameters, extra)
         trained = train(job, data, material, recipe, parameters, extra, tags={"recipe_from": source})
         number = job.step("version", lambda: registry.register(trained))

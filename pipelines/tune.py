@@ -67,12 +67,20 @@ def run(parameters: Tune) -> None:
     data = load_data(parameters)
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)
+    check_database(parameters)
     with open_job("tune", parameters, fingerprint) as job:
-        with job.run(f"Study on {named(data)} (seed {parameters.seed})", "study", tags=logbook.tags(data, extra)):
+        name = f"Study on {named(data)} (seed {parameters.seed})"
+        with job.run(name, "study", tags=logbook.tags(data, extra)) as run:
             logbook.log_start(data, parameters, extra)
             material = material_for(job, data, parameters, extra, to_build=False)
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
-        print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe=best")
+        print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe={run.info.run_id}")
+
+
+def check_database(parameters: Main | Tune) -> None:
+    """Whether a study can be begun, before there is much work for one. Raises UserError."""
+    if parameters.trials:
+        shared.connect(make=True)
 
 
 def base_recipe(count: int) -> Recipe:
@@ -88,6 +96,7 @@ def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: st
     """
     default = base_recipe(len(material.train.digits))
     if parameters.trials == 0:
+        mlflow.log_dict(asdict(default), "recipe.json")
         return default
     parent = mlflow.active_run()
     assert parent is not None
@@ -238,7 +247,7 @@ class Bench:
 
             def after(report: EpochReport) -> None:
                 logbook.log_epoch(report)
-                errors = [1 - report.validation_accuracy, 1 - report.hard_accuracy]  # which no smoothing changes
+                errors = [1 - report.validation_accuracy, 1 - report.photographs_accuracy]  # which no smoothing changes
                 trial.report(float(np.nansum(errors)), report.epoch)
                 late = self.spent > self.budget and not self.helping  # the clock is that of who started the study
                 if report.epoch < self.epochs and (late or trial.should_prune()):

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import cli
 from tests.models import tiny_model
+from tests.ports import free_port
 from tests.serving import ROOT, environment, pictures
 
 
@@ -82,6 +83,22 @@ def test_without_a_choice_the_newest_model_of_the_store_answers(folder: Path, ho
     done = digits(folder, "predict", "0.png", "1.png", BENTOML_HOME=str(home))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["model", "digits:v1"]
+
+
+def test_a_terminal_without_a_dash_has_all_lines_all_the_same(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"no picture")
+    done = digits(folder, "predict", "bad.png", "0.png", "--model", "tiny.onnx", PYTHONIOENCODING="iso-8859-1")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "unreadable" in done.stdout
+    assert "0.png" in done.stdout
+
+
+def test_a_tracking_server_that_does_not_answer_is_one_line(folder: Path) -> None:
+    nobody = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = digits(folder, "provenance", "1", **nobody)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the tracking server does not answer")
+    assert "Traceback" not in done.stderr
 
 
 def test_provenance_without_any_model_says_how_to_train_one(folder: Path) -> None:

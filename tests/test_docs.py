@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from digits.classifier import PHOTOGRAPH_THRESHOLD
 from digits.front import Front
@@ -46,10 +45,6 @@ def pages() -> dict[Path, str]:
 def documented() -> str:
     """What users read: docs/ and README."""
     return "\n".join(text for page, text in pages().items() if page.is_relative_to(DOCS) or page == ROOT / "README.md")
-
-
-def project() -> dict[str, Any]:
-    return dict(yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"])
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -100,21 +95,6 @@ def test_the_tables_are_what_the_code_says() -> None:
 
 def test_every_table_is_on_some_page() -> None:
     assert {name for text in pages().values() for name in TABLE.findall(text)} == set(TABLES)
-
-
-def test_every_parameter_of_mlproject_is_in_the_tables_with_its_default() -> None:
-    assert set(project()) == set(ENTRY_POINTS)
-    for name, entry_point in project().items():
-        rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", TABLES[f"parameters-{name}"](), re.M))
-        assert set(rows) == set(entry_point["parameters"])
-        for parameter, facts in entry_point["parameters"].items():
-            shown = rows[parameter].strip("`")
-            if "default" not in facts:
-                assert shown == "required"
-            elif isinstance(facts["default"], int | float):
-                assert float(shown) == facts["default"]
-            else:
-                assert shown == (facts["default"] or "empty")
 
 
 def test_no_page_speaks_of_a_parameter_or_entry_point_that_does_not_exist() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 import threading
 import time
 import tracemalloc
@@ -284,6 +285,29 @@ def test_nothing_stays_reserved_after_any_ending(build: Callable[..., Front], mo
 
     assert asyncio.run(all_endings()) == [200, 200, 400, 413, 408, 415, 415]
     assert (app.gate.in_progress, app.gate.buffered) == (0, 0)
+
+
+def test_a_body_that_nobody_waits_for_any_more_is_not_kept_until_a_thread_is_free(build: Callable[..., Front]) -> None:
+    app = build(threads=1)
+    body, free = bytes(1_000_000), threading.Event()
+    kept = sys.getrefcount(body)
+
+    async def given_up() -> None:
+        app.pool.submit(free.wait)
+        reading = asyncio.create_task(app.read_beside([body]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sys.getrefcount(body) > kept
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        del reading
+        await asyncio.sleep(0)
+        assert sys.getrefcount(body) == kept
+
+    try:
+        asyncio.run(given_up())
+    finally:
+        free.set()
 
 
 def test_one_broken_decoder_is_that_picture_s_own_trouble(

@@ -85,11 +85,15 @@ def test_other_test_pictures_are_never_compared() -> None:
     assert "other test pictures (200) than the champion (10,000)" in decision.reasons[0]
 
 
-def test_sets_that_only_one_model_was_measured_on_do_not_count() -> None:
-    more = evidence(2)
-    more.sets["my_pictures"] = "m"
-    more.right["my_pictures"] = np.zeros(100, bool)
-    assert decide(more, evidence(1), 0.98).promote
+@pytest.mark.parametrize("challenger", [True, False])
+def test_sets_that_only_one_model_was_measured_on_do_not_count_and_are_named(challenger: bool) -> None:
+    models = evidence(2), evidence(1)
+    for name in ("my_pictures", "my_pictures_accepted"):
+        models[0 if challenger else 1].sets[name] = "m"
+        models[0 if challenger else 1].right[name] = np.zeros(100, bool)
+    decision = decide(*models, 0.98)
+    assert decision.promote
+    assert decision.reasons[-1] == "not compared, since only one of the two was measured on it: my pictures"
 
 
 def test_what_was_measured_on_other_pictures_is_named() -> None:

@@ -15,7 +15,12 @@ RESULT = {"metrics": METRICS, "test_count": 1_000}
     [
         (True, "digits:v2-abc", "version 2, champion", "(digits:v2-abc; or: make serve)"),
         (False, "digits:v1-abc", "version 2, not promoted", "(digits:v1-abc; or: make serve)"),
-        (False, "", "version 2, not promoted", "(nothing yet: no version has passed the gate; or: make serve)"),
+        (
+            False,
+            "",
+            "version 2, not promoted",
+            "(nothing yet: no version has passed the gate, or its model is in another BentoML store; or: make serve)",
+        ),
     ],
 )
 def test_the_last_lines_say_what_is_served(promoted: bool, tag: str, trained: str, serve: str) -> None:

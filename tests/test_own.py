@@ -270,6 +270,15 @@ def test_the_report_has_the_held_out_pictures_and_none_that_was_learnt_from(
     assert "80 of 100 pictures were learnt from" in capsys.readouterr().out
 
 
+def test_held_out_pictures_are_reported_on_in_one_order_however_the_folders_were_named(tmp_path: Path) -> None:
+    first, second = fill(tmp_path / "a"), fill(tmp_path / "b")
+    for number, path in enumerate(sorted(second.rglob("*.png"), reverse=True)):
+        path.rename(path.with_name(f"{number:03d} again.png"))
+    reports = [evaluate.unseen([], own.as_rows(load(folder))) for folder in (first, second)]
+    contents = [[path.read_bytes() for path in labelled.files] for (labelled,) in reports]
+    assert contents[0] == contents[1]
+
+
 def test_held_out_pictures_that_changed_or_went_are_told_and_not_reported_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,7 +287,7 @@ def test_held_out_pictures_that_changed_or_went_are_told_and_not_reported_on(
     first.unlink()
     second.write_bytes(picture(0, 13))
     (labelled,) = evaluate.unseen([], own.as_rows(loaded))
-    assert labelled.files == others
+    assert labelled.files == sorted(others, key=own.sha256_of)
     assert "WARNING: 2 of the user's own pictures" in capsys.readouterr().out
 
 

@@ -106,8 +106,9 @@ def test_some_of_the_photographs_to_learn_from_are_cut_out(monkeypatch: pytest.M
 
 def test_some_of_the_photographs_to_learn_from_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     def made() -> np.ndarray:
-        return make_photographs(IMAGES, LABELS, 40, seed=2, hardness=(0, 0.2), workers=1, keep_lost=1.0).digits.images
+        return make_photographs(IMAGES, LABELS, 40, seed=2, hardness=(0, 0.2), workers=1).digits.images
 
+    monkeypatch.setattr("digits.photographer.KEEP_LOST", 1.0)
     marks = []
     monkeypatch.setattr(scenery, "mark", lambda *_: marks.append(1))
     usual = made()

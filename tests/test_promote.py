@@ -7,8 +7,10 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ def made(world: Path) -> Callable[..., int]:
                 {"epochs": 20, "recipe_dropout": 0.3, "data_dir": "/home/somebody/data", "images": "/home/somebody"}
             )
             model = onnx.load_from_string(tiny_model(seed))
+            mlflow.log_dict({"libraries": {"torch": "of the training"}}, "provenance.json")
             info = mlflow.onnx.log_model(model, name="model", pip_requirements=[], save_as_external_data=False)
             stored = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}")) / "model.onnx"
         digest = hashlib.sha256(stored.read_bytes()).hexdigest()
@@ -184,6 +187,24 @@ def test_a_better_model_replaces_the_champion_and_an_older_one_can_be_put_back(
     assert sorted(bentoml.models.list("digits"), key=lambda m: m.creation_time)[-1].tag.version == back["tag"][7:]
 
 
+def test_a_champion_is_the_newest_though_the_clock_has_gone_back(
+    champion: int, made: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bentoml
+
+    from pipelines import store
+
+    promote(str(champion))
+    ahead = bentoml.models.get("digits")
+    monkeypatch.setattr(store, "datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + timedelta(hours=1)))
+    store._touch(ahead)
+    monkeypatch.undo()
+    made(3, seed=7)
+    result = promote("latest")
+    assert result["promoted"]
+    assert newest() == result["tag"]
+
+
 def test_a_model_of_the_bundled_digits_is_not_put_in_the_place_of_one_of_mnist(
     champion: int, made: Callable[..., int]
 ) -> None:
@@ -191,6 +212,20 @@ def test_a_model_of_the_bundled_digits_is_not_put_in_the_place_of_one_of_mnist(
     result = promote(str(bundled), floor="0.5")
     assert not result["promoted"]
     assert "never replaces one of MNIST" in result["why"]
+
+
+def test_nor_is_it_put_in_the_place_of_one_of_mnist_from_another_registry(
+    champion: int, made: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import registry
+
+    tag = promote(str(champion))["tag"]
+    bundled = made(0, dataset="digits", seed=4)
+    monkeypatch.setattr(registry, "by_alias", {}.get)
+    result = promote(str(bundled), floor="0.5")
+    assert not result["promoted"]
+    assert f"the BentoML store holds {tag}, a model of MNIST" in result["why"]
+    assert newest() == tag
 
 
 def test_half_an_import_is_done_again(champion: int, made: Any) -> None:
@@ -239,6 +274,7 @@ def test_the_stored_model_tells_what_it_was_trained_with_but_no_folder(champion:
 
     stored = bentoml.models.get(promote(str(champion))["tag"])
     assert stored.info.metadata["parameters"] == {"epochs": "20", "recipe_dropout": "0.3"}
+    assert stored.info.metadata["trained_with_torch"] == "of the training"
 
 
 def test_the_card_tells_of_own_pictures_where_there_were_any(world: Path, champion: int) -> None:

@@ -140,7 +140,9 @@ def test_it_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.Monke
         main.run(Main(dataset="digits", images=str(tmp_path)))
 
 
-@pytest.mark.parametrize("name", ["test", "Test digits", "corruptions", "photographs, hard", "own pictures held out"])
+@pytest.mark.parametrize(
+    "name", ["test", "Test digits", "corruptions", "photographs, hard", "own pictures held out", "photographs"]
+)
 def test_a_folder_with_the_name_of_a_line_of_the_report_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="a line that the report has already"):
         evaluate.sets_of(data.load("digits", tmp_path), [labelled(tmp_path / name)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from digits.decoding import Limits
 from digits.settings import FORM_BYTES, Settings, SettingsError, load
 
 
@@ -76,3 +77,7 @@ def test_a_key_of_nothing_but_blanks_is_refused_and_no_key_is_none() -> None:
     assert load({"DIGITS_API_KEY": " k\n"}).api_key == "k"
     with pytest.raises(SettingsError, match="DIGITS_API_KEY holds nothing but blanks"):
         load({"DIGITS_API_KEY": " \n"})
+
+
+def test_the_service_takes_what_the_library_takes_unless_told_otherwise() -> None:
+    assert (Settings().max_bytes, Settings().max_pixels) == (Limits().max_bytes, Limits().max_pixels)

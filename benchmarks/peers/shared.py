@@ -56,6 +56,3 @@ def answer(probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """The smallest useful answer about one picture with k candidates: (k, 10)."""
     row = probabilities[int(probabilities.max(1).argmax())]
     return {"digit": int(row.argmax()), "probability": float(row.max()), "probabilities": row.tolist()}
-
-
-__all__ = ["Reading", "TorchModel", "answer", "interpret", "onnx_model", "read"]

@@ -164,7 +164,8 @@ def test_the_image_answers_what_the_stored_model_says(built: Built, running: Run
     from digits import imaging
     from digits.classifier import Classifier
 
-    expected = Classifier(built.model_file).classify([imaging.read(picture) for picture in pictures()])
+    model = Classifier(built.model_file)
+    expected = model.classify([imaging.read(picture, segmenter=model.segmenter) for picture in pictures()])
     answers = [running.predict(picture) for picture in pictures()]
     assert [a["digit"] for a in answers] == [e.digit for e in expected]
     assert [a["accepted"] for a in answers] == [e.accepted for e in expected]

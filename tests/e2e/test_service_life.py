@@ -40,10 +40,11 @@ def test_without_a_model_the_start_ends_with_one_line_that_says_what_to_do(tmp_p
     assert_one_line(output, "no model called 'digits'", str(tmp_path), "make train")
 
 
-def test_a_tag_that_is_not_in_the_store_is_named(home: Path) -> None:
-    status, output = failed_start(home, DIGITS_MODEL="digits:nope")
+@pytest.mark.parametrize("tag", ["digits:nope", "digits:v"])  # the store has digits:v1, and v is the beginning of it
+def test_a_tag_that_is_not_in_the_store_is_named(home: Path, tag: str) -> None:
+    status, output = failed_start(home, DIGITS_MODEL=tag)
     assert status != 0
-    assert_one_line(output, "digits:nope")
+    assert_one_line(output, f"no model {tag!r}")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,17 @@ def test_a_model_named_in_the_settings_is_kept_whatever_is_added(tmp_path: Path)
             assert server.post("/predict", png()).json["model"] == "digits:1"
 
 
+def test_a_worker_that_starts_again_answers_with_what_the_service_began_with_where_no_newer_model_is_followed(
+    tmp_path: Path,
+) -> None:
+    store(tmp_path, tiny_model(0), "1")
+    with Server(tmp_path, DIGITS_RELOAD_SECONDS="0") as server:
+        store(tmp_path, tiny_model(1), "2")
+        (first,) = server.workers()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: server.log.count("answering with digits:1") == 2)
+
+
 def test_a_bento_holds_the_model_it_was_built_with_and_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     store(tmp_path, tiny_model(0), "1")
     project = tmp_path / "project"
@@ -309,7 +321,6 @@ def test_a_bento_holds_the_model_it_was_built_with_and_neither_torch_nor_mlflow(
         assert server.get("/model").json["bento"] == tag
 
 
-@pytest.mark.skipif(not (ROOT / "ui" / "index.html").exists(), reason="there is no page yet")
 def test_the_page_comes_with_headers_that_allow_nothing_else(server: Server) -> None:
     assert server.get("/").headers["location"] == "ui/"
     page = server.get("/ui/")
