@@ -34,6 +34,7 @@ from benchmarks import constant, load
 from benchmarks.inputs import Inputs, make_inputs, prepare
 from benchmarks.report import HARDEST, write
 from digits.classifier import Classifier
+from pipelines import provenance
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -324,6 +325,7 @@ def about() -> dict[str, Any]:
         "python": platform.python_version(),
         "generator": "wrk, 1 thread, on the same cores" if load.WRK else "Python, on the same cores",
         "date": time.strftime("%Y-%m-%d"),
+        **provenance.git(),
         "versions": versions,
         "opencv_threads": cv2.getNumThreads(),
         "load_before": os.getloadavg()[0],

@@ -1,4 +1,4 @@
-"""Writes the tables of the pages, from the code and from what was measured: `python -m docs.make_tables`.
+"""Writes the tables of README and pages, from the code and from what was measured: `python -m docs.make_tables`.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`; tests/test_docs.py fails where one is not what the code says.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from digits import openapi
 from digits.settings import MIB, by_variable
 from digits.telemetry import Telemetry
-from docs import capacity
+from docs import capacity, quality
 from pipelines.parameters import ENTRY_POINTS, allowed
 
 DOCS = Path(__file__).parent
@@ -143,7 +143,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "api-endpoints": endpoints,
     "api-statuses": statuses,
     **{f"api-{name}": lambda name=name: schema(name) for name in ("PictureAnswer", "PictureAnswers", "Failure")},  # type: ignore[misc]
-    **{name: lambda make=make: table(*make()) for name, make in capacity.TABLES.items()},  # type: ignore[misc]
+    **{name: lambda make=make: table(*make()) for name, make in (capacity.TABLES | quality.TABLES).items()},  # type: ignore[misc]
     **{f"parameters-{name}": lambda name=name: parameters(name) for name in ENTRY_POINTS},  # type: ignore[misc]
 }
 
@@ -154,7 +154,7 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in sorted(DOCS.glob("*.md")):
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
         content = page.read_text()
         if filled(content) != content:
             page.write_text(filled(content))

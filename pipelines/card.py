@@ -37,7 +37,7 @@ def write(training_run: str, report_run: str | None) -> str:
         _results(report_run),
         "## Data",
         f"- {_data(run)}, fingerprint `{tags.get('fingerprint', 'unknown')[:16]}`",
-        f"- {params.get('photographs', '?')} synthetic photographs of training digits, "
+        f"- {params.get('photographs', '?')} synthetic photographs of training digits and of digits written anew, "
         f"{params.get('outliers', '?')} pictures of no digit",
         *_own(run),
         "- chosen and calibrated on validation pictures; the test pictures were read once, at the end",

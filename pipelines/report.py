@@ -170,7 +170,7 @@ def plain(classifier: Classifier, digits: Split, name: str) -> Answers:
 def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
     """Every corruption at every severity, on the same digits, read as the service would read them.
 
-    The intervals are as if all pictures were independent.
+    Without intervals: five pictures of one digit are not five digits.
     """
     rows, correct = [], np.zeros((len(CORRUPTIONS), len(SEVERITIES), len(digits)), bool)
     digest = hashlib.sha256()
@@ -184,7 +184,7 @@ def corruptions(classifier: Classifier, digits: Split) -> Corrupted:
             digest.update(facts.encode())
             answers.append(_decided(classifier, name, "corruption", readings, digits.labels, facts, spoilt))
             correct[place, level] = answers[-1].correct
-        rows.append(_row("corruption", name, answers))
+        rows.append(replace(_row("corruption", name, answers), low=None, high=None))
     return Corrupted(list(CORRUPTIONS), correct, rows, digest.hexdigest())
 
 

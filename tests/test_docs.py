@@ -89,7 +89,8 @@ def test_a_link_to_nothing_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_tables_are_what_the_code_says() -> None:
-    stale = [page.name for page, text in pages().items() if page.parent == DOCS and filled(text) != text]
+    written = [page for page in pages() if page.parent == DOCS or page == ROOT / "README.md"]
+    stale = [page.name for page in written if filled(pages()[page]) != pages()[page]]
     assert stale == [], "run `python -m docs.make_tables`"
 
 

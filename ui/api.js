@@ -38,24 +38,23 @@ export const kind = (blob) => (blob.type.startsWith("image/") ? blob.type : "app
 
 /** One picture: {answer, milliseconds}, the latter there and back. */
 export async function predict(blob, options = {}) {
-  const started = performance.now();
   const headers = { "Content-Type": kind(blob) };
-  const answer = await request(PREDICT, { method: "POST", body: blob, headers }, options);
-  return { answer, milliseconds: performance.now() - started };
+  const { body: answer, milliseconds } = await request(PREDICT, { method: "POST", body: blob, headers }, options);
+  return { answer, milliseconds };
 }
 
 /** Several pictures in one request: {results, milliseconds}, the results answers or {error}, in order. */
 export async function predictBatch(files, options = {}) {
-  const started = performance.now();
-  const body = new FormData();
-  for (const file of files) body.append("images", file, file.name || "picture");
-  const { results } = await request(BATCH, { method: "POST", body }, options);
+  const form = new FormData();
+  for (const file of files) form.append("images", file, file.name || "picture");
+  const { body: { results }, milliseconds } = await request(BATCH, { method: "POST", body: form }, options);
   if (results?.length !== files.length) throw new ApiError("bad_answer", "The service did not answer each picture.", 502);
-  return { results, milliseconds: performance.now() - started };
+  return { results, milliseconds };
 }
 
-export const model = () => request(new URL("model", BASE).href, {}, {});
+export const model = async () => (await request(new URL("model", BASE).href, {}, {})).body;
 
+/** {body, milliseconds}: what the answer holds, and how long the try that brought it took. */
 async function request(url, init, { signal, onWait }) {
   for (let attempt = 1; ; attempt++) {
     const wait = notBefore - performance.now();
@@ -63,10 +62,11 @@ async function request(url, init, { signal, onWait }) {
       onWait?.(wait / 1000);
       await pause(wait, signal);
     }
+    const started = performance.now();
     const { response, body } = await once(url, init, signal);
     if (response.ok && body !== null) {
       if (key) remember(key);
-      return body;
+      return { body, milliseconds: performance.now() - started };
     }
     const busy = response.status === 503 || response.status === 429;
     if (busy) {

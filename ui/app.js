@@ -121,7 +121,7 @@ function showAnswer(answer, { blob, name, saved, roundTrip, together = 1 }) {
     request: { blob, name, saved },
     said: `${headline}. ${detail}`,
   });
-  showModel(answer.model);
+  $("model").textContent = answer.model ?? "–";
 }
 
 let keyTried = false; // the answer says whether it was the right one
@@ -155,13 +155,14 @@ function command(base64) {
 
 function showBusy(seconds) {
   if (!answered()) showReading();
-  $("detail").textContent = `The service is busy. Trying again in ${Math.max(1, Math.round(seconds))} s…`;
+  const words = `The service is busy. Trying again in ${Math.max(1, Math.round(seconds))} s…`;
+  $("detail").textContent = words;
+  announce(words);
 }
 
-function showModel(name) {
-  if (!name) return;
-  $("model").textContent = name;
-  $("version").textContent = name;
+/** The model that answers now; an older answer keeps its own. */
+function showVersion(name) {
+  if (name) $("version").textContent = name;
 }
 
 function again() {
@@ -188,6 +189,7 @@ function ask(now) {
       const blob = await sheet.png();
       if (signal.aborted) return;
       const { answer, milliseconds: roundTrip } = await predict(blob, { signal, onWait: showBusy });
+      showVersion(answer.model);
       showAnswer(answer, { blob, roundTrip });
       behind(number !== wanted);
     } catch (error) {
@@ -281,7 +283,10 @@ gallery.addEventListener("pick", ({ detail }) => {
   if ($("sheet").getBoundingClientRect().top < 0) $("sheet").scrollIntoView({ block: "start" });
 });
 gallery.addEventListener("wait", ({ detail: { entries, seconds } }) => { if (entries.includes(shown)) showBusy(seconds); });
-gallery.addEventListener("read", ({ detail }) => { if (detail.includes(shown)) show(shown); });
+gallery.addEventListener("read", ({ detail }) => {
+  showVersion(detail.at(-1)?.answer?.model);
+  if (detail.includes(shown)) show(shown);
+});
 gallery.addEventListener("count", ({ detail }) => { $("gallery").hidden = detail === 0; });
 
 $("pick").addEventListener("click", () => $("files").click());
@@ -342,12 +347,15 @@ $("key").addEventListener("submit", (event) => {
   again();
 });
 $("retry").addEventListener("click", again);
-addEventListener("online", () => { if ($("answer").dataset.state === "error") again(); });
+addEventListener("online", () => {
+  if ($("answer").dataset.state === "error" || gallery.entries.some(({ error }) => error?.status === 0)) again();
+});
 
 async function learnModel() {
   try {
     const about = await model();
-    showModel(about.model ?? about.tag ?? about.version);
+    showVersion(about.model ?? about.tag ?? about.version);
+    if (!answered()) $("model").textContent = $("version").textContent;
   } catch (error) {
     if (error.status === 401) showError(error);
   }
@@ -357,15 +365,19 @@ async function learnModel() {
 
 addEventListener("keydown", (event) => {
   const writing = event.target.matches?.("input:not([type=range]), textarea");
-  if (writing || $("camera").open || event.altKey) return;
+  if (writing || $("camera").open) return;
   const control = event.ctrlKey || event.metaKey;
+  const thicker = { "[": -1, "]": 1 }[event.key];
+  if (thicker && event.target === $("surface") && (!control || event.altKey)) { // with AltGr on many keyboards
+    setBrush(Number($("brush").value) + thicker);
+    return event.preventDefault();
+  }
+  if (event.altKey) return;
   const key = event.key.toLowerCase();
-  const onSheet = event.target === $("surface");
   if (control && key === "z") event.shiftKey ? sheet.redo() : sheet.undo();
   else if (control && key === "y") sheet.redo();
   else if (control && key === "o") $("files").click();
   else if (!control && (key === "delete" || key === "backspace")) clear();
-  else if (!control && onSheet && (key === "[" || key === "]")) setBrush(Number($("brush").value) + (key === "]" ? 1 : -1));
   else return;
   event.preventDefault();
 });

@@ -7,6 +7,7 @@ import { GLYPHS } from "./glyphs.js";
 import { apology, percent } from "./words.js";
 
 const TOGETHER = 8; // pictures in a request,
+const BREATH = 1000; // milliseconds after a connection that failed, as while a service starts again
 const TOGETHER_BYTES = 12 * 2 ** 20; // and their weight: the first answers come early, and the service's limits stay far
 
 export class Gallery extends EventTarget {
@@ -31,7 +32,7 @@ export class Gallery extends EventTarget {
     this.entries.push(...fresh);
     this.#queue.push(...fresh);
     this.#count();
-    this.#work();
+    queueMicrotask(() => this.#work()); // once whoever brought them has shown the first
     return fresh[0];
   }
 
@@ -44,7 +45,7 @@ export class Gallery extends EventTarget {
     }
     this.#queue.push(...waiting);
     this.#count();
-    this.#work();
+    queueMicrotask(() => this.#work());
   }
 
   select(entry) {
@@ -72,13 +73,20 @@ export class Gallery extends EventTarget {
         await this.#read(some, signal);
       } catch (error) {
         if (signal.aborted) continue; // these were removed; others may have come since
-        for (const entry of some) if (!entry.answer) entry.error ??= error;
+        const rest = some.filter((entry) => !entry.answer && !entry.error);
+        for (const entry of rest) entry.error = error;
+        this.#done(rest);
+        if (error.status === 0) await new Promise((resolve) => setTimeout(resolve, BREATH)); // the next may fare better
       }
-      for (const entry of some) this.#fill(entry);
-      this.#count();
-      this.dispatchEvent(new CustomEvent("read", { detail: some }));
     }
     this.#busy = false;
+  }
+
+  /** Shows what has come of these. */
+  #done(entries) {
+    for (const entry of entries) this.#fill(entry);
+    this.#count();
+    this.dispatchEvent(new CustomEvent("read", { detail: entries }));
   }
 
   #next() {
@@ -98,7 +106,7 @@ export class Gallery extends EventTarget {
       try {
         const { results, milliseconds } = await predictBatch(some.map(({ file }) => file), { signal, onWait });
         some.forEach((entry, i) => keep(entry, results[i], milliseconds, some.length));
-        return;
+        return this.#done(some);
       } catch (error) {
         // Refused as a whole (too heavy, say): each alone may still pass. Otherwise it would fare no better.
         if (!(error instanceof ApiError) || error.general) throw error;
@@ -109,9 +117,10 @@ export class Gallery extends EventTarget {
         const { answer, milliseconds } = await predict(entry.file, { signal, onWait });
         Object.assign(entry, { answer, milliseconds });
       } catch (error) {
-        if (!(error instanceof ApiError) || error.general) throw error;
+        if (!(error instanceof ApiError) || error.general || error.code === "timeout") throw error;
         entry.error = error;
       }
+      this.#done([entry]);
     }
   }
 

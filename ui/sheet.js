@@ -36,7 +36,10 @@ export class Sheet extends EventTarget {
   /** Takes back the last step, or the stroke that is being drawn. */
   undo() { this.#go(this.#stroke ? this.#now : this.#now - 1); }
   redo() { this.#go(this.#now + 1); }
-  clear() { if (!this.empty) this.#commit([]); }
+  clear() {
+    if (this.#stroke) this.#commit(this.strokes); // Undo brings back the stroke that was being drawn, too
+    if (!this.empty) this.#commit([]);
+  }
   redraw() { this.#frame ||= requestAnimationFrame(() => this.#paint()); }
 
   /** The drawing as a PNG, black on white, without the lines of the paper. */
@@ -87,17 +90,19 @@ export class Sheet extends EventTarget {
   }
 
   #down(event) {
-    const busy = this.#pointer !== null && !(event.pointerType === "pen" && this.#pointer.type === "touch");
+    const other = this.#pointer !== null && this.#pointer.id !== event.pointerId;
+    const busy = other && !(event.pointerType === "pen" && this.#pointer.type === "touch");
     if (busy || event.button !== 0) return; // a second finger or the heel of the hand draws nothing; a pen beats a finger
     this.#canvas.setPointerCapture(event.pointerId);
     this.#pointer = { id: event.pointerId, type: event.pointerType };
-    this.#cursor.shown = this.#cursor.down = false;
+    this.#lift(false);
     this.#stroke = [this.#point(event)];
     this.#changed(false);
   }
 
   #move(event) {
     if (event.pointerId !== this.#pointer?.id || !this.#stroke) return;
+    if (!(event.buttons & 1)) return this.#up(event); // let go where nobody told us: in a menu, say
     const events = event.getCoalescedEvents?.() ?? [];
     for (const each of events.length ? events : [event]) this.#stroke.push(this.#point(each));
     this.#changed(false);

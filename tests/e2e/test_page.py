@@ -335,6 +335,36 @@ def test_a_thicker_brush_leaves_more_ink(visit: Visit) -> None:
     assert ink() > 1.5 * thin
 
 
+@pytest.mark.parametrize("held", [{}, {"altKey": True, "ctrlKey": True}], ids=["plain", "by AltGr"])
+def test_brackets_change_the_brush_on_every_keyboard(visit: Visit, held: dict[str, bool]) -> None:
+    brush = visit.page.locator("#brush")
+    before = float(brush.input_value())
+    for key, step in (("]", 1), ("[", 0)):
+        visit.page.locator("#surface").dispatch_event("keydown", {"key": key, "bubbles": True, **held})
+        assert float(brush.input_value()) == before + step
+
+
+def test_a_pen_whose_lifting_nobody_told_of_draws_no_further(visit: Visit) -> None:
+    # As after a click with Control on a Mac, whose menu has it.
+    visit.draw([(0.5, 0.2), (0.5, 0.8)], lift=False)
+    surface = visit.page.locator("#surface")
+    box = surface.bounding_box()
+    assert box
+    place = {"clientX": box["x"] + 0.9 * box["width"], "clientY": box["y"] + 0.5 * box["height"]}
+    surface.dispatch_event("pointermove", {"pointerId": 1, "buttons": 0, **place})
+    visit.page.mouse.move(place["clientX"], place["clientY"])
+    visit.page.mouse.up()
+    visit.answered()
+    ink = visit.drawn.point(lambda value: 255 - value).getbbox()
+    assert ink
+    assert ink[2] < 0.6 * visit.drawn.width
+    visit.draw([(0.2, 0.5), (0.9, 0.5)])
+    visit.answered()
+    wider = visit.drawn.point(lambda value: 255 - value).getbbox()
+    assert wider
+    assert wider[2] > 0.85 * visit.drawn.width
+
+
 def test_a_pen_pressed_harder_leaves_more_ink(visit: Visit) -> None:
     client = visit.context.new_cdp_session(visit.page)
     box = visit.page.locator("#surface").bounding_box()
@@ -426,6 +456,24 @@ def test_several_pictures_make_a_gallery_where_a_bad_one_spoils_nothing(visit: V
     expect(visit.page.locator("#answer")).to_have_attribute("data-state", "idle")
 
 
+def test_pictures_that_are_refused_together_are_shown_one_by_one_as_they_are_read(visit: Visit) -> None:
+    heavy = {"error": {"code": "too_large", "message": "the body is too large"}}
+    visit.page.route("**/predict_batch?*", lambda route: route.fulfill(status=413, json=heavy))
+    later: list[Route] = []
+    visit.page.route(
+        "**/predict?*", lambda route: later.append(route) if visit.asked("predict")[1:] else route.continue_()
+    )
+    visit.drop(*((f"{seed}.jpg", "image/jpeg", picture(seed)) for seed in range(2)))
+    cards = visit.page.locator(".card")
+    expect(cards.nth(0)).to_have_attribute("data-state", re.compile("accepted|refused"))
+    visit.answered()
+    expect(cards.nth(1)).to_have_attribute("data-state", "waiting")
+    expect(visit.page.locator("#tally")).to_have_text("1 of 2 read")
+    for route in later:
+        route.continue_()
+    expect(visit.page.locator("#tally")).to_have_text(re.compile("2 read"))
+
+
 def test_the_camera_gives_a_picture(browser: Browser, url: str) -> None:
     visit = Visit(browser, permissions=["camera"])
     visit.page.goto(url)
@@ -438,6 +486,25 @@ def test_the_camera_gives_a_picture(browser: Browser, url: str) -> None:
     expect(visit.page.locator(".card .name")).to_have_text("camera.jpg")
     assert visit.page.evaluate("document.getElementById('video').srcObject") is None, "the camera is off again"
     assert visit.said == []
+    visit.context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(932, 430), (667, 375), (390, 844)])
+def test_a_phone_shows_what_the_camera_takes_and_the_button_for_it(
+    browser: Browser, url: str, width: int, height: int
+) -> None:
+    visit = Visit(browser, permissions=["camera"], has_touch=True, is_mobile=True)
+    visit.page.set_viewport_size({"width": width, "height": height})
+    visit.page.goto(url)
+    visit.page.click("#shoot")
+    take = visit.page.locator("#camera-take")
+    expect(take).to_be_enabled()
+    finder, button = visit.page.locator(".finder").bounding_box(), take.bounding_box()
+    assert finder
+    assert button
+    assert finder["width"] == pytest.approx(finder["height"], abs=1), "a square, as is taken"
+    assert finder["y"] >= 0
+    assert button["y"] + button["height"] <= height
     visit.context.close()
 
 
@@ -564,6 +631,23 @@ def test_a_file_that_is_gone_is_not_blamed_on_the_connection(visit: Visit, tmp_p
 def test_a_picture_whose_type_lies_is_read_alone_as_in_company(visit: Visit) -> None:
     visit.drop(("three.txt", "text/plain", picture()))
     visit.answered()
+    alone = len(visit.asked("predict"))
+    visit.drop(("four.txt", "text/plain", picture(1)), ("five.jpg", "image/jpeg", picture(2)))
+    expect(visit.page.locator("#tally")).to_have_text(re.compile("3 read"))
+    assert len(visit.asked("predict_batch")) == 1
+    assert len(visit.asked("predict")) == alone
+
+
+def test_pictures_brought_offline_are_read_once_the_connection_is_back_whatever_is_shown(visit: Visit) -> None:
+    visit.drop(("shown.jpg", "image/jpeg", picture()))
+    visit.answered()
+    visit.context.set_offline(True)
+    visit.drop(*((f"{seed}.jpg", "image/jpeg", picture(seed)) for seed in (1, 2)))
+    expect(visit.page.locator("#tally")).to_have_text(re.compile("2 failed"))
+    visit.page.locator(".card").nth(0).click()
+    visit.answered()
+    visit.context.set_offline(False)
+    expect(visit.page.locator("#tally")).to_have_text(re.compile("3 read"))
 
 
 def test_a_drawing_made_offline_is_answered_once_the_connection_is_back(visit: Visit) -> None:
@@ -668,8 +752,16 @@ def test_the_keyboard_s_pen_can_be_trusted(visit: Visit) -> None:
     visit.answered()
     assert visit.sent == first
     page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowDown")
+    visit.answered()
+    second = visit.sent
+    assert second != first
     page.keyboard.press("Delete")
     expect(undo).to_be_enabled()
+    page.keyboard.press("Control+z")
+    visit.answered()
+    assert visit.sent == second, "Undo brings back the stroke that was being drawn"
+    page.keyboard.press("Delete")
     page.keyboard.press("Space")  # not to lift what Delete has lifted
     page.keyboard.press("Shift+ArrowUp")
     visit.answered()
@@ -696,7 +788,7 @@ def test_focus_and_choice_are_seen_in_the_reader_s_own_colours(browser: Browser,
 
 def test_a_phone_on_its_side_shows_sheet_and_answer_beside_each_other(browser: Browser, url: str) -> None:
     visit = Visit(browser, has_touch=True, is_mobile=True)
-    for width, height in ((844, 390), (667, 375)):
+    for width, height in ((932, 430), (844, 390), (667, 375)):
         visit.page.set_viewport_size({"width": width, "height": height})
         visit.page.goto(url)
         sheet, answer = (visit.page.locator(name).bounding_box() for name in ("#sheet", "#headline"))
