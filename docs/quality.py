@@ -55,7 +55,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "commit": whole.data.tags["git_commit"],
         "minutes": round((whole.info.end_time - whole.info.start_time) / 60_000, 1),
         "recipe": {n.removeprefix("best_"): v for n, v in whole.data.params.items() if n.startswith("best_")},
-        "machine": made_with["machine"],
+        "machine": {name: made_with["machine"][name] for name in ("cpu", "cores")},
         "libraries": made_with["libraries"],
         "rows": [dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
     }

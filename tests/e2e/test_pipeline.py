@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from mlflow.entities import Run
 from sklearn.datasets import load_digits
 
+from digits.fit import Recipe
+from docs import quality
 from tests.e2e.project import MNIST_ROOT, SMALL, Project
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
@@ -108,6 +111,18 @@ def test_every_epoch_of_the_training_is_logged(project: Project, done: subproces
     for name in ("train_loss", "validation_loss", "validation_accuracy", "photographs_accuracy", "learning_rate"):
         history = project.client.get_metric_history(training.info.run_id, name)
         assert [point.step for point in history] == list(range(1, int(PARAMETERS["epochs"]) + 1)), name
+
+
+def test_what_the_readme_s_table_needs_is_found_in_such_a_run(
+    project: Project, done: subprocess.CompletedProcess[str]
+) -> None:
+    gathered = quality.gather(project.folder)
+    assert gathered["seed"] == 0
+    assert gathered["commit"] == only(project.runs("main")).data.tags["git_commit"]
+    assert 0 < gathered["minutes"] < 60
+    assert set(gathered["recipe"]) == {field.name for field in fields(Recipe)}
+    needed = {*quality.SHOWN} - {"corruptions", "photos", "drawn", "other writers"}  # of MNIST, or beside it
+    assert needed <= {row["name"] for row in gathered["rows"]}
 
 
 def test_trials_have_their_parameters_and_score_and_the_parent_the_best_recipe(
