@@ -158,7 +158,8 @@ def asked() -> bentoml.Model:
     Where no newer one is followed, it is what the service began with, for a worker that starts again too.
     """
     if BEGAN_WITH in os.environ and (SETTINGS.model or not SETTINGS.reload_seconds):
-        return find(os.environ[BEGAN_WITH])
+        with contextlib.suppress(StartError):  # it may have been deleted meanwhile
+            return find(os.environ[BEGAN_WITH])
     packed = str(svc.bento.info.all_models[0].tag) if svc.bento else NAME
     return find(SETTINGS.model or packed)
 

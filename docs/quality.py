@@ -101,7 +101,7 @@ def quality() -> Table:
 
 def spread(shares: list[float], digits: int) -> str:
     middle, low, high = (f"{100 * share:.{digits}f}" for share in (mean(shares), min(shares), max(shares)))
-    return f"{middle} ({low}–{high})"
+    return f"{middle} ({low}–{high})" if len(shares) > 1 else middle
 
 
 TABLES: dict[str, Callable[[], Table]] = {"quality": quality}

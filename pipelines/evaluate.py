@@ -116,7 +116,7 @@ def sets_of(data: Data, folders: Sequence[Path]) -> list[Labelled]:
     for folder in dict.fromkeys(folder.resolve() for folder in (*beside, *folders)):
         name = report.slug(folder.name)
         if name in report.RESERVED or name in by_name:
-            other = by_name.get(name, "a line that the report has already")
+            other = by_name.get(name, "a line or a metric that there is already")
             raise UserError(f"images: in the report {folder} would have the name of {other}, {name!r}: rename it")
         by_name[name] = folder
     sets = []

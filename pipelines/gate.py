@@ -78,17 +78,14 @@ def decide(challenger: Evidence, champion: Evidence | None, floor: float) -> Dec
     same = [name for name in challenger.sets if champion.sets.get(name) == challenger.sets[name]]
     comparisons = [compare(name, challenger.right[name], champion.right[name]) for name in same]
     worse = [words for words, p, gain in comparisons if gain < 0 and p < SIGNIFICANT / len(same)]
-    if worse:
-        return Decision(
-            False, [f"it is significantly worse than version {champion.version}: {words}" for words in worse]
-        )
-    reasons = [f"it is not significantly worse than version {champion.version}: {words}" for words, _, _ in comparisons]
+    is_it, told = ("is", worse) if worse else ("is not", [words for words, _, _ in comparisons])
+    reasons = [f"it {is_it} significantly worse than version {champion.version}: {words}" for words in told]
     both = challenger.sets.keys() & champion.sets.keys()
     if others := [name for name in challenger.sets if name in both and name not in same]:
         reasons.append(f"not compared, since the two were measured on different pictures: {_listed(others)}")
     if others := [name for name in {**challenger.sets, **champion.sets} if name not in both]:
         reasons.append(f"not compared, since only one of the two was measured on it: {_listed(others)}")
-    return Decision(True, reasons)
+    return Decision(not worse, reasons)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -35,8 +35,6 @@ def run(words: Sequence[str]) -> int:
     """
     # Progress shows at once in a log file too, and a dash that a terminal has not is no reason to end.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    for name in ("BENTOML_DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):  # they tell their makers how they are used else
-        os.environ.setdefault(name, "true")
     launcher = os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     try:

@@ -27,9 +27,9 @@ def run(parameters: Main) -> None:
     sets = sets_of(data, parameters.folders)
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)
-    check_database(parameters)
     ranks.check(base_recipe(len(data.train)))
     with open_job("main", parameters, fingerprint) as job:
+        check_database(job, parameters)
         name = f"Digits from {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"
         with job.run(name, "main", tags=logbook.tags(data, extra)) as parent:
             if job.resumed and "recipe" in job.state:

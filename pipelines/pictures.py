@@ -103,6 +103,7 @@ def curves(reports: Sequence[EpochReport]) -> Figure:
     photographs = [100 * (1 - r.photographs_accuracy) for r in reports]
     if not np.isnan(photographs).all():
         right.plot(epochs, photographs, color=ACCENT, label="validation photographs")
+    right.set(xlabel="epoch", ylabel="error, %", title="Error", yscale="log")
     for axis in (left, right):
         axis.legend(frameon=False)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

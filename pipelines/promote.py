@@ -75,10 +75,9 @@ def _is(holder: ModelVersion | None, version: ModelVersion) -> bool:
 
 
 def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: Main | Promote) -> Decision:
-    if _is(champion, version):
-        return Decision(True, ["it is champion already"])
     dataset = version.tags.get("dataset", "unknown")
-    if champion is None and dataset == "digits" and (tag := store.newest_of_mnist()):
+    of_mnist = champion is not None and champion.tags.get("dataset") == "mnist"
+    if dataset == "digits" and not of_mnist and (tag := store.newest_of_mnist()):
         return Decision(
             False,
             [
@@ -86,9 +85,9 @@ def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: 
                 " name another store with BENTOML_HOME"
             ],
         )
-    if "promoted_at" in version.tags and not (
-        champion is not None and dataset == "digits" and champion.tags.get("dataset") == "mnist"
-    ):
+    if _is(champion, version):
+        return Decision(True, ["it is champion already"])
+    if "promoted_at" in version.tags and not (dataset == "digits" and of_mnist):
         return Decision(True, ["it has been champion before: a roll-back, without a gate"])
     floor = parameters.lowest_accuracy(dataset)
     return decide(evidence(version), evidence(champion) if champion else None, floor)

@@ -67,8 +67,8 @@ def run(parameters: Tune) -> None:
     data = load_data(parameters)
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)
-    check_database(parameters)
     with open_job("tune", parameters, fingerprint) as job:
+        check_database(job, parameters)
         name = f"Study on {named(data)} (seed {parameters.seed})"
         with job.run(name, "study", tags=logbook.tags(data, extra)) as run:
             logbook.log_start(data, parameters, extra)
@@ -77,10 +77,10 @@ def run(parameters: Tune) -> None:
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe={run.info.run_id}")
 
 
-def check_database(parameters: Main | Tune) -> None:
-    """Whether a study can be begun, before there is much work for one. Raises UserError."""
-    if parameters.trials:
-        shared.connect(make=True)
+def check_database(job: Job, parameters: Main | Tune) -> None:
+    """Fails where a study would, before there is much work for one, if there is still one to do."""
+    if parameters.trials and "recipe" not in job.state:
+        shared.connect(make=True).engine.dispose()
 
 
 def base_recipe(count: int) -> Recipe:

@@ -220,12 +220,13 @@ def test_nor_is_it_put_in_the_place_of_one_of_mnist_from_another_registry(
     from pipelines import registry
 
     tag = promote(str(champion))["tag"]
-    bundled = made(0, dataset="digits", seed=4)
-    monkeypatch.setattr(registry, "by_alias", {}.get)
-    result = promote(str(bundled), floor="0.5")
-    assert not result["promoted"]
-    assert f"the BentoML store holds {tag}, a model of MNIST" in result["why"]
-    assert newest() == tag
+    bundled = registry.find(str(made(0, dataset="digits", seed=4)))
+    for holder in (None, bundled):  # what is champion there
+        monkeypatch.setattr(registry, "by_alias", {"champion": holder}.get)
+        result = promote(str(bundled.version), floor="0.5")
+        assert not result["promoted"]
+        assert f"the BentoML store holds {tag}, a model of MNIST" in result["why"]
+        assert newest() == tag
 
 
 def test_half_an_import_is_done_again(champion: int, made: Any) -> None:

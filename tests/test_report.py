@@ -15,6 +15,7 @@ from digits import data
 from digits.classifier import Classifier
 from digits.corruptions import CORRUPTIONS
 from digits.data import Split
+from digits.fit import EpochReport
 from digits.metrics import accuracy_interval
 from pipelines import evaluate, main, pictures, report
 from pipelines.errors import UserError
@@ -144,7 +145,7 @@ def test_it_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.Monke
     "name", ["test", "Test digits", "corruptions", "photographs, hard", "own pictures held out", "photographs"]
 )
 def test_a_folder_with_the_name_of_a_line_of_the_report_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="a line that the report has already"):
+    with pytest.raises(UserError, match="a line or a metric that there is already"):
         evaluate.sets_of(data.load("digits", tmp_path), [labelled(tmp_path / name)])
 
 
@@ -185,6 +186,19 @@ def test_what_cannot_be_read_is_named_in_text_whatever_its_name(classifier: Clas
     file.write_bytes(b"no picture")
     answers = report.pictures(classifier, report.Labelled("mine", [file], [7]))
     assert r"caf\udce9.jpg" in answers.unreadable[0].encode().decode()
+
+
+def test_curves_have_both_errors_named_and_on_one_scale() -> None:
+    reports = [
+        EpochReport(n, 2, 0.5, 0.9, 0.2, 1 - 0.02 / n, 1 - 0.1 / n, learning_rate=1e-3, seconds=1, images_per_second=9)
+        for n in (1, 2)
+    ]
+    losses, errors = pictures.curves(reports).axes
+    assert (losses.get_ylabel(), errors.get_ylabel(), errors.get_yscale()) == ("loss", "error, %", "log")
+    assert [list(line.get_ydata()) for line in errors.get_lines()] == [
+        pytest.approx([2, 1]),
+        pytest.approx([10, 5]),
+    ]
 
 
 def test_a_picture_that_is_hundreds_of_times_as_long_as_high_is_shown_among_the_mistakes(tmp_path: Path) -> None:

@@ -112,12 +112,16 @@ export class Gallery extends EventTarget {
         if (!(error instanceof ApiError) || error.general) throw error;
       }
     }
+    let silent = 0; // in a row that nothing was heard of: one may be large, two are a connection that is dead
     for (const entry of some) {
       try {
         const { answer, milliseconds } = await predict(entry.file, { signal, onWait });
+        delete entry.error;
         Object.assign(entry, { answer, milliseconds });
+        silent = 0;
       } catch (error) {
-        if (!(error instanceof ApiError) || error.general || error.code === "timeout") throw error;
+        silent = error.code === "timeout" && error.status === 408 ? silent + 1 : 0;
+        if (!(error instanceof ApiError) || error.general || silent > 1) throw error;
         entry.error = error;
       }
       this.#done([entry]);
@@ -177,5 +181,8 @@ function result(answer) {
 
 function keep(entry, result, milliseconds, together) {
   if (result.error) entry.error = new ApiError(result.error.code, result.error.message, result.error.status ?? 422);
-  else Object.assign(entry, { answer: result, milliseconds, together });
+  else {
+    delete entry.error;
+    Object.assign(entry, { answer: result, milliseconds, together });
+  }
 }

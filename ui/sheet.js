@@ -95,7 +95,8 @@ export class Sheet extends EventTarget {
     if (busy || event.button !== 0) return; // a second finger or the heel of the hand draws nothing; a pen beats a finger
     this.#canvas.setPointerCapture(event.pointerId);
     this.#pointer = { id: event.pointerId, type: event.pointerType };
-    this.#lift(false);
+    if (!other && this.#stroke) this.#commit(this.strokes); // the keyboard's, or one whose end nobody told us
+    this.#cursor.shown = false;
     this.#stroke = [this.#point(event)];
     this.#changed(false);
   }
