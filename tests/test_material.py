@@ -138,7 +138,7 @@ def test_what_is_no_digit_is_read_as_it_would_be_served_and_is_the_same_for_ever
 def test_the_photographs_that_set_the_threshold_are_validation_digits_read_with_all_candidates(data: Data) -> None:
     material = prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
     assert material.sent is not None
-    assert len(material.sent.readings) == len(material.sent.labels) == 25
+    assert len(material.sent.readings) == len(material.sent.labels) == 100
     assert any(len(reading.images) > 1 for reading in material.sent.readings)
     assert any(reading.present < 1 for reading in material.sent.readings)
     assert prepare(data, 0, 0, 0).sent is None
