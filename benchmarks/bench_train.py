@@ -1,8 +1,8 @@
 """`make bench-train`: images a second of our training loop beside the loop that most tutorials have, on this machine.
 
 Both train the network of the figure, ours in thin form and in the number format that is faster here, on the same digits
-and with the same kind of geometry. They take turns, round by
-round, so that a machine that is slower for a while is slower for both; the ratio is taken within each round.
+and with the same kind of geometry. They take turns, round by round, so that a machine that is slower for a while is
+slower for both; the ratio is taken within each round.
 """
 
 from __future__ import annotations

@@ -109,15 +109,12 @@ def provenance(asked: str) -> dict[str, Any]:
     """From a version to all it is made of: run, parameters, data, commit, libraries, file, store. Raises UserError."""
     from mlflow import MlflowClient
 
-    from pipelines import registry, store, tracking
+    from pipelines import registry, store
 
     version = registry.find(asked.removeprefix(f"{registry.MODEL}:"))
     assert version.run_id is not None
     run = MlflowClient().get_run(version.run_id)
-    try:
-        made_with = tracking.read_json(version.run_id, "provenance.json")
-    except FileNotFoundError:
-        made_with = {}
+    made_with = registry.made_with(version)
     tags = version.tags
     return {
         "model": f"{registry.MODEL}:{version.version}",

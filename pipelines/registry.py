@@ -80,6 +80,15 @@ def parameters(version: ModelVersion) -> dict[str, str]:
     return {name: value for name, value in logged.items() if name not in FOLDERS}
 
 
+def made_with(version: ModelVersion) -> dict[str, Any]:
+    """Commit, libraries and machine of a version's training, as it noted them; empty where it did not."""
+    assert version.run_id is not None
+    try:
+        return dict(tracking.read_json(version.run_id, "provenance.json"))
+    except FileNotFoundError:
+        return {}
+
+
 def versions() -> list[ModelVersion]:
     """All versions, newest first."""
     found = MlflowClient().search_model_versions(f"name = '{MODEL}'", max_results=10_000)

@@ -16,7 +16,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from mlflow.entities.model_registry import ModelVersion
 
 from digits.classifier import model_file
-from pipelines import registry, tracking
+from pipelines import registry
 from pipelines.errors import UserError
 from pipelines.files import write
 
@@ -67,12 +67,8 @@ def make_newest(version: ModelVersion) -> str:
 
 def import_version(version: ModelVersion) -> bentoml.Model:
     """`bentoml.mlflow.import_model` with where it comes from as metadata."""
-    assert version.run_id is not None
     tags = version.tags
-    try:
-        libraries = tracking.read_json(version.run_id, "provenance.json")["libraries"]
-    except FileNotFoundError:
-        libraries = {}
+    libraries = registry.made_with(version).get("libraries", {})
     facts = {**tags, "run_id": version.run_id, "dirty": tags.get("git_dirty", "unknown")}
     bentoml.mlflow.import_model(
         tag_of(version),
