@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,6 @@ def main(words: Sequence[str] | None = None) -> int:
         line = explain(error)
         if line is None:
             raise
-        line = re.sub(r"; [^;]*the same command goes on from here$", "", line)  # this one begins anew
         print(f"error: {line}", file=sys.stderr)
         return error.status if isinstance(error, UserError) else 1
 

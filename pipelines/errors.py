@@ -13,29 +13,41 @@ class UserError(Exception):
     status = 1
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for an error that is not a bug of ours; None for any other, which deserves its traceback."""
+def explain(error: BaseException, then: str = "") -> str | None:
+    """One line for an error that is not a bug of ours; None for any other, which deserves its traceback.
+
+    Args:
+        error: what a command ended with.
+        then: follows a cause that lies outside the command and its input, such as that the command goes on later.
+    """
     from digits.data import DataError
 
     if isinstance(error, UserError | DataError):
         return str(error)
-    for cause in _causes(error):
-        if isinstance(cause, BrokenProcessPool):
-            return "a process of this command was ended, perhaps for want of memory; the same command goes on from here"
-        if isinstance(cause, OSError) and cause.errno in REASONS:
-            where = f" ({cause.filename})" if cause.filename else ""
-            return f"{REASONS[cause.errno]}{where}; the same command goes on from here"
-        if isinstance(cause, sqlite3.OperationalError):
-            return f"the run database can't be used: {cause}; the same command goes on from here"
-        if type(cause).__name__ == "OperationalError":  # psycopg's and SQLAlchemy's
-            return f"the database does not answer ({str(cause).splitlines()[0]}); the same command goes on from here"
-        if isinstance(cause, RuntimeError) and "PytorchStreamWriter" in str(cause):
-            return "the checkpoint can't be written: is the disk full? The same command goes on from here"
-        if type(cause).__name__ == "ConnectionError" or "Max retries exceeded" in str(cause):
-            return "the tracking server does not answer; once it does, the same command goes on from here"
+    found = next((line for line in map(_outside, _causes(error)) if line), None)
+    return found and found + then
+
+
+def _outside(cause: BaseException) -> str | None:
+    """What has failed where it is neither our code nor what the command was given."""
+    if isinstance(cause, BrokenProcessPool):
+        return "a process of this command was ended, perhaps for want of memory"
+    if isinstance(cause, OSError) and cause.errno in REASONS:
+        return REASONS[cause.errno] + (f" ({cause.filename})" if cause.filename else "")
+    if isinstance(cause, sqlite3.OperationalError):
+        return f"the run database can't be used: {cause}"
+    if type(cause).__name__ == "OperationalError":  # psycopg's and SQLAlchemy's
+        return f"the database does not answer ({str(cause).splitlines()[0]})"
+    if isinstance(cause, RuntimeError) and "PytorchStreamWriter" in str(cause):
+        return "the checkpoint can't be written, perhaps for want of room on the disk"
+    if type(cause).__name__ == "ConnectionError" or "Max retries exceeded" in str(cause):
+        return "the tracking server does not answer"
+    if "Connection broken" in str(cause):
+        return BROKEN_OFF
     return None
 
 
+BROKEN_OFF = "the tracking server broke off an answer"
 REASONS = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "the disk quota is used up: make room",

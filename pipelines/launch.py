@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
 GRACE = 10  # seconds
+GOES_ON = "the same command goes on from here"
+PATIENCE = 3  # answers that a tracking server may break off
 TOGETHER = ("main", "train")  # what several processes of torchrun can do
 HERE = Path(__file__).resolve().parent.parent
 PARENT = os.getppid()  # `mlflow run`, where that started us
@@ -79,14 +81,14 @@ def attend(step: str, parameters: Parameters, launcher: str | None) -> int:
         if launcher:
             tracking.note(launcher)
         with _together(parameters):
-            importlib.import_module(f"pipelines.{step}").run(parameters)
+            persist(importlib.import_module(f"pipelines.{step}").run, parameters)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:
         status, code = "KILLED", INTERRUPTED
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted; {GOES_ON}", file=sys.stderr)
     except Exception as error:
         signals.deafen()
-        line = explain(error)
+        line = explain(error, f"; {GOES_ON}")
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -96,6 +98,24 @@ def attend(step: str, parameters: Parameters, launcher: str | None) -> int:
         signals.deafen()
         release(launcher, status)
     return code
+
+
+def persist(work: Callable[[Any], None], parameters: Any) -> None:
+    """Does a step's work; begins it again, where it ended, when the tracking server breaks off an answer.
+
+    MLflow waits for a server that does not answer, but gives up where one ends between the head and the body.
+    """
+    from pipelines.errors import BROKEN_OFF, explain
+
+    broken = 0
+    while True:
+        try:
+            return work(parameters)
+        except Exception as error:
+            broken += 1
+            if broken > PATIENCE or rank() is not None or explain(error) != BROKEN_OFF:
+                raise
+        print(f"warning: {BROKEN_OFF}; going on from there", file=sys.stderr)
 
 
 def rank() -> int | None:

@@ -43,7 +43,7 @@ def test_a_file_is_for_those_that_the_user_lets_read_it(tmp_path: Path, mask: in
         (OSError(errno.ENOSPC, "No space left", "mlruns/x"), "the disk is full: make room (mlruns/x)"),
         (PermissionError(errno.EACCES, "Permission denied", "mlruns"), "no permission"),
         (OSError(errno.EROFS, "Read-only file system", "mlruns"), "read-only"),
-        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "is the disk full?"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "for want of room"),
         (DataError("train-images is damaged"), "train-images is damaged"),
         (UserError("mend it"), "mend it"),
     ],
@@ -59,6 +59,13 @@ def test_the_cause_of_an_error_is_found_behind_it() -> None:
     error = RuntimeError("could not log")
     error.__cause__ = OSError(errno.ENOSPC, "No space left")
     assert "the disk is full" in (explain(error) or "")
+
+
+def test_what_follows_a_cause_is_not_said_of_what_the_command_was_given() -> None:
+    then = "; the same command goes on from here"
+    assert explain(OSError(errno.ENOSPC, "No space left"), then) == f"the disk is full: make room{then}"
+    assert explain(UserError("mend it"), then) == "mend it"
+    assert explain(KeyError("recipe"), then) is None
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -8,9 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -104,7 +108,7 @@ def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_i
     assert impatient.wait(PATIENCE) != 0
     told = [line for line in log.read_text().splitlines() if line.startswith("error:")]
     assert len(told) == 1
-    assert "the tracking server does not answer; once it does, the same command goes on from here" in told[0]
+    assert "the tracking server does not answer; the same command goes on from here" in told[0]
     served.start()
 
     # It goes away again, and comes back while the run waits for it.
@@ -124,3 +128,64 @@ def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_i
     assert training.data.tags["outcome"] == "complete"
     assert "error" not in training.data.tags
     assert [file.name for file in scratch.rglob("*") if file.is_file()] == []  # of what it has read back
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """Hands on to the real server; of the first answer to what asks each of `broken` only the head comes back."""
+
+    port = 0
+    broken: ClassVar[set[tuple[str, bytes]]] = set()  # path and what the body holds
+
+    def hand_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        server.request(self.command, self.path, body, dict(self.headers))
+        answer = server.getresponse()
+        content = answer.read()
+        server.close()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        asked = next((what for what in self.broken if what[0] in self.path and what[1] in body), None)
+        if asked:
+            self.broken.remove(asked)
+        else:
+            self.wfile.write(content)
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = hand_on
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_an_answer_that_is_broken_off_costs_no_training_and_registers_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path)
+    served = Tracker(project.folder)
+    # Numbers of an epoch, a new version, and what it is called from then on.
+    broken = {
+        ("/runs/log-batch", b"validation_loss"),
+        ("/model-versions/create", b""),
+        ("/registered-models/alias", b"champion"),
+    }
+    monkeypatch.setattr(Breaking, "port", served.port)
+    monkeypatch.setattr(Breaking, "broken", set(broken))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        project.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{between.server_port}"
+        try:
+            done = project.run(**{**PARAMETERS, "epochs": 2})
+        finally:
+            served.end()
+            between.shutdown()
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told[-3000:]
+    assert Breaking.broken == set(), "each was broken off"
+    assert told.count("warning: the tracking server broke off an answer; going on from there") == len(broken)
+    assert_one_whole_model(project)
+    (training,) = project.runs("training")
+    known = project.client.get_metric_history(training.info.run_id, "validation_loss")
+    assert [point.step for point in known] == [1, 2]
+    assert "error" not in training.data.tags
