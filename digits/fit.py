@@ -178,7 +178,8 @@ def fit(
         if epoch == epochs:
             average.update_parameters(net)
         average.eval()
-        loss_sum, correct = ranks.sum(torch.stack([loss_sum / ranks.count, correct]))
+        # Told as numbers, so that a GPU has done what it was asked to before the clock is read.
+        total_loss, total_right = ranks.sum(torch.stack([loss_sum / ranks.count, correct])).tolist()
         if ranks.rank:
             continue  # rank 0 alone measures and tells
         shown = len(batches) * batches.size
@@ -188,8 +189,8 @@ def fit(
         report = EpochReport(
             epoch=epoch,
             epochs=epochs,
-            train_loss=float(loss_sum) / len(batches),
-            train_accuracy=float(correct) / shown,
+            train_loss=total_loss / len(batches),
+            train_accuracy=total_right / shown,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
             photographs_accuracy=hard,

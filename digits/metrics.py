@@ -89,5 +89,5 @@ def auroc(positive: Floats, negative: Floats) -> float:
 
 
 def threshold_for(scores: Floats, refused_share: float) -> float:
-    """The highest threshold that refuses (score < threshold) at most this share of scores (n,)."""
+    """One of the scores (n,), below which are at most this share of them, and at most one fewer than there might be."""
     return float(np.quantile(scores, refused_share, method="lower"))

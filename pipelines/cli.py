@@ -97,7 +97,7 @@ def _provenance(asked: argparse.Namespace) -> int:
     try:
         from pipelines import tracking
     except ModuleNotFoundError as missing:
-        raise UserError(f"{missing.name} is not installed: provenance needs pip install 'digits[train]'") from None
+        raise UserError(f"{missing.name} is not installed: provenance needs pip install -e '.[train]'") from None
     tracking.connect()
     print(json.dumps(provenance(asked.version), indent=2))
     return 0

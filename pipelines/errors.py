@@ -24,7 +24,7 @@ def explain(error: BaseException, then: str = "") -> str | None:
 
     if isinstance(error, UserError | DataError):
         return str(error)
-    found = next((line for line in map(_outside, _causes(error)) if line), None)
+    found = next((line for line in map(_outside, causes(error)) if line), None)
     return found and found + then
 
 
@@ -47,6 +47,7 @@ def _outside(cause: BaseException) -> str | None:
     return None
 
 
+GOES_ON = "the same command goes on from here"
 BROKEN_OFF = "the tracking server broke off an answer"
 REASONS = {
     errno.ENOSPC: "the disk is full: make room",
@@ -57,7 +58,8 @@ REASONS = {
 }
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what is behind it, the latest first."""
     found: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in found:

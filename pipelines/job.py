@@ -10,10 +10,11 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import mlflow
 
@@ -23,6 +24,7 @@ from pipelines.files import FOLDER, write_json
 from pipelines.parameters import Parameters
 
 WORK = FOLDER / "work"
+PATIENCE = 1.0  # seconds: another command may just be looking whether the job can be gone on with
 GONE = ".gone"  # at the end of a folder's name that is being removed
 
 
@@ -83,7 +85,7 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
     ]
     key = f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
     _forget_what_no_code_can_go_on_with(kind, code)
-    with _locked(key) as locked:
+    with _locked(key, PATIENCE) as locked:
         if not locked:
             raise UserError(f"the same command is running already, in {WORK / key}; wait for it or end it first")
         job = Job(WORK / key)
@@ -101,16 +103,22 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(key: str) -> Iterator[bool]:
+def _locked(key: str, patience: float = 0.0) -> Iterator[bool]:
     """Whether this process alone is at that job, while the block lasts. The system unlocks for a process that dies."""
     WORK.mkdir(parents=True, exist_ok=True)
     with (WORK / f"{key}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+        deadline = time.monotonic() + patience
+        while not (ours := _taken(lock)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield ours
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:

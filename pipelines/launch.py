@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import signals
+from pipelines.errors import BROKEN_OFF, GOES_ON, UserError, causes, explain
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
 GRACE = 10  # seconds
-GOES_ON = "the same command goes on from here"
 PATIENCE = 3  # answers that a tracking server may break off
 TOGETHER = ("main", "train")  # what several processes of torchrun can do
 HERE = Path(__file__).resolve().parent.parent
@@ -73,15 +73,17 @@ def check(words: Sequence[str]) -> tuple[str, Parameters]:
 def attend(step: str, parameters: Parameters, launcher: str | None) -> int:
     """Runs a step that has been checked, and ends the launcher's run as the step ended."""
     from pipelines import tracking
-    from pipelines.errors import UserError, explain
+
+    def work() -> None:
+        tracking.connect()
+        importlib.import_module(f"pipelines.{step}").run(parameters)
 
     status, code = "FAILED", 1
     try:
-        tracking.connect()
         if launcher:
             tracking.note(launcher)
         with _together(parameters):
-            persist(importlib.import_module(f"pipelines.{step}").run, parameters)
+            persist(work)
         status, code = "FINISHED", 0
     except KeyboardInterrupt:
         status, code = "KILLED", INTERRUPTED
@@ -100,18 +102,18 @@ def attend(step: str, parameters: Parameters, launcher: str | None) -> int:
     return code
 
 
-def persist(work: Callable[[Any], None], parameters: Any) -> None:
+def persist(work: Callable[[], None]) -> None:
     """Does a step's work; begins it again, where it ended, when the tracking server breaks off an answer.
 
     MLflow waits for a server that does not answer, but gives up where one ends between the head and the body.
     """
-    from pipelines.errors import BROKEN_OFF, explain
-
     broken = 0
     while True:
         try:
-            return work(parameters)
+            return work()
         except Exception as error:
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+                raise KeyboardInterrupt from error  # a server that is gone too could not be told of the end
             broken += 1
             if broken > PATIENCE or rank() is not None or explain(error) != BROKEN_OFF:
                 raise
@@ -135,7 +137,6 @@ def _together(parameters: Any) -> AbstractContextManager[None]:
 def follow(parameters: Any) -> int:
     """Another rank's life: it trains when rank 0 says so. It has nothing to lose, so that a signal just ends it."""
     from pipelines import ranks
-    from pipelines.errors import UserError
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     watch_parent()

@@ -16,7 +16,7 @@ from digits.workers import cores
 from pipelines import answers, chosen, inputs, provenance, reader
 from pipelines.answers import Partial, Summary
 from pipelines.chosen import Chosen
-from pipelines.errors import UserError
+from pipelines.errors import GOES_ON, UserError
 from pipelines.inputs import Listing
 from pipelines.progress import Progress
 from pipelines.reader import Group, Row
@@ -82,10 +82,7 @@ def predict(
                 done += len(rows)
                 progress(done, total)
         if len(partial) != reader.count(listing):
-            raise UserError(
-                f"{len(partial)} of {reader.count(listing)} groups of pictures were answered;"
-                " the same command goes on from here"
-            )
+            raise UserError(f"{len(partial)} of {reader.count(listing)} groups of pictures were answered; {GOES_ON}")
         summary = Summary()
         answers.write(output, summary.counted(partial.groups()))
         if tell:

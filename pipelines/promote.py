@@ -66,7 +66,8 @@ def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]
     if _is(challenger, version):
         client.delete_registered_model_alias(registry.MODEL, "challenger")
     print(f"version {number} is champion: {why}\nin the BentoML store: {tag}")
-    return {"version": number, "promoted": True, "why": why, "tag": tag}
+    first = why if fresh else version.tags.get("gate", why)
+    return {"version": number, "promoted": True, "why": first, "tag": tag}
 
 
 def _is(holder: ModelVersion | None, version: ModelVersion) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import UserError
+from pipelines.errors import GOES_ON, UserError
 from pipelines.inputs import Source
 from pipelines.reader import Group, Reader, Row
 
@@ -126,4 +126,4 @@ def _sentence(error: Exception) -> str:
     why = lines[-1] if lines else type(error).__name__
     if "is not there on this machine" in str(error):
         return f"a node does not see the pictures ({why}); expected storage that all nodes share, under the same path"
-    return f"Ray gave up: {why[:300]}; the same command goes on from here"
+    return f"Ray gave up: {why[:300]}; {GOES_ON}"

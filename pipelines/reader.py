@@ -13,7 +13,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -21,7 +20,6 @@ from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.imaging import ImageError, Limits, Reading
 from digits.workers import begin
-from pipelines.errors import UserError
 from pipelines.files import spelt
 from pipelines.inputs import Listing, Source
 
@@ -108,9 +106,6 @@ def answer(model: bytes, source: Source, work: Iterable[Group], workers: int) ->
 
     Processes, since reading a picture holds Python's lock for 31% of its time (632 samples on photographs): threads
     would keep three cores busy at most. Few groups are done in this process.
-
-    Raises:
-        UserError: a process was ended from outside.
     """
     waiting = deque(work)
     if workers <= 1 or len(waiting) <= SMALL:
@@ -125,10 +120,6 @@ def answer(model: bytes, source: Source, work: Iterable[Group], workers: int) ->
                 while waiting and len(started) < 4 * workers:  # no more ahead than keeps every process busy
                     started.append(pool.submit(_work, waiting.popleft()))
                 yield started.popleft().result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a process that reads pictures was ended, perhaps for want of memory; the same command goes on"
-            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -32,9 +32,13 @@ def register(trained: dict[str, str]) -> int:
     client = MlflowClient()
     try:
         client.get_registered_model(MODEL)
-    except MlflowException:
+    except MlflowException as error:
+        if not tracking.is_missing(error):
+            raise
         client.create_registered_model(MODEL, description=ABOUT)
     known = client.search_model_versions(f"name = '{MODEL}' and run_id = '{trained['run_id']}'")
+    tags = client.get_run(trained["run_id"]).data.tags
+    own = {name: tags[name] for name in COPIED if name in tags}
     if known:
         made = known[0]
     else:
@@ -43,11 +47,8 @@ def register(trained: dict[str, str]) -> int:
             source=f"models:/{trained['model_id']}",
             run_id=trained["run_id"],
             model_id=trained["model_id"],
+            tags={**own, "model_id": trained["model_id"], "sha256": trained["sha256"]},
         )
-    tags = client.get_run(trained["run_id"]).data.tags
-    own = {name: tags[name] for name in COPIED if name in tags}
-    for name, value in {**own, "model_id": trained["model_id"], "sha256": trained["sha256"]}.items():
-        client.set_model_version_tag(MODEL, made.version, name, value)
     client.set_registered_model_alias(MODEL, "challenger", made.version)
     client.update_model_version(MODEL, made.version, _described(card.write(trained["run_id"], None)))
     return int(made.version)
@@ -97,6 +98,13 @@ def versions() -> list[ModelVersion]:
 
 def find(asked: str) -> ModelVersion:
     """The version that is meant by a number, an alias or "latest". Raises UserError."""
+    found = _find(asked)
+    if not {"dataset", "model_id", "sha256"} <= found.tags.keys():
+        raise UserError(f"version {found.version} was registered by something else: it does not say of what it is made")
+    return found
+
+
+def _find(asked: str) -> ModelVersion:
     known = versions()
     if not known:
         raise UserError("there is no registered model yet: train one with mlflow run . or make train")

@@ -20,6 +20,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from pipelines import provenance, signals
+from pipelines.errors import UserError, explain
 from pipelines.files import FOLDER, write_json
 
 EXPERIMENT = "digits"
@@ -72,13 +73,21 @@ def note(launcher: str) -> None:
 
 def process() -> str:
     """This process, so that another can tell whether it is still there: host, id, start."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+    return f"{host()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def host() -> str:
+    """Where process ids mean the same: containers may share the name of a machine, and not its processes."""
+    try:
+        return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return socket.gethostname()
 
 
 def is_dead(name: str) -> bool:
     """Whether a process of this host has ended; one of another host may be alive."""
-    host, number, start = name.split()
-    if host != socket.gethostname():
+    where, number, start = name.split()
+    if where != host():
         return False
     try:
         return bool(abs(psutil.Process(int(number)).create_time() - float(start)) > 2)
@@ -89,7 +98,9 @@ def is_dead(name: str) -> bool:
 def _close_what_is_dead() -> None:
     client = MlflowClient()
     for run in client.search_runs([experiment_id()], "attributes.status = 'RUNNING'", max_results=1_000):
-        if "process" in run.data.tags and is_dead(run.data.tags["process"]):
+        named = run.data.tags.get("process")
+        # One of this process, which is about to begin, is of an attempt before.
+        if named and (named == process() or is_dead(named)):
             client.set_tag(run.info.run_id, "outcome", "interrupted")
             client.set_terminated(run.info.run_id, "KILLED")
     for noted in LAUNCHED.glob("*.json"):
@@ -146,14 +157,17 @@ def run(
     except Exception as error:
         if started:
             with signals.hold():
-                mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG])
+                told = f"{type(error).__name__}: {error}"[:LIMIT_OF_A_TAG]
+                MlflowClient().set_tag(started.info.run_id, "error", told)
         raise
     finally:
         if started:
             with signals.hold():
-                mlflow.flush_async_logging()
-                mlflow.set_tag("outcome", outcome)
-                mlflow.end_run(status)
+                try:
+                    mlflow.flush_async_logging()
+                    MlflowClient().set_tag(started.info.run_id, "outcome", outcome)
+                finally:
+                    mlflow.end_run(status)  # whatever the server says, it is on MLflow's stack no more
 
 
 def rename(name: str) -> None:
@@ -210,16 +224,26 @@ def read_json(run_id: str, path: str) -> Any:
 
 
 def read(run_id: str, path: str) -> bytes:
-    """An artifact of a run. Raises FileNotFoundError where there is none."""
+    """An artifact of a run. Raises FileNotFoundError where there is none, and what it was where it can't be had."""
     try:
-        return _downloaded(f"runs:/{run_id}/{path}")
+        # By runs:/… MLflow would say that there is none whatever it was.
+        return _downloaded(f"{MlflowClient().get_run(run_id).info.artifact_uri}/{path}")
     except (MlflowException, OSError) as error:
+        if explain(error):  # the server or the disk
+            raise
         raise FileNotFoundError(f"run {run_id} has no artifact {path}") from error
 
 
 def read_model(model_id: str) -> bytes:
-    """model.onnx of a logged model. Raises what MLflow raises where there is none."""
-    return _downloaded(f"models:/{model_id}", "model.onnx")
+    """model.onnx of a logged model. Raises UserError where there is none."""
+    try:
+        return _downloaded(f"models:/{model_id}", "model.onnx")
+    except (MlflowException, FileNotFoundError) as error:
+        if explain(error):
+            raise
+        raise UserError(
+            f"model.onnx of {model_id} is not where it was logged: put mlruns back in its folder, or train again"
+        ) from error
 
 
 def _downloaded(uri: str, within: str = "") -> bytes:

@@ -72,7 +72,8 @@ def listening() -> Iterator[None]:
 def test_a_signal_that_comes_while_an_end_is_told_waits_until_it_is(
     project: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    tell = getattr(mlflow, moment)
+    teller = mlflow.MlflowClient if moment == "set_tag" else mlflow
+    tell = getattr(teller, moment)
 
     def interrupted(*words: object) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -80,7 +81,7 @@ def test_a_signal_that_comes_while_an_end_is_told_waits_until_it_is(
 
     def training() -> None:
         with tracking.run("Training", "training"):
-            monkeypatch.setattr(mlflow, moment, interrupted)
+            monkeypatch.setattr(teller, moment, interrupted)
             raise ValueError("another process has ended")
 
     with pytest.raises(signals.Interrupted, match="SIGTERM"):
