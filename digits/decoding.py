@@ -39,7 +39,9 @@ ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 LONG_SIDE = 1024
 LARGE = 25_000_000  # pixels, twice a phone's photograph
 SMALL_FILE, SMALL_SIDE = 8192, 128
+BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes that one has after the first 14, in all there are
 NARROW = 256, 16_384  # of 65,536 greys: a picture that uses so many is spread over all; one that uses fewer is blank
+ROUNDING = 1e-6  # of a floating-point number: less is no difference
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 UNKNOWN = ("unsupported", "cannot handle", "not supported")  # in the messages of Pillow
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one for the whole process; Limits comes first, for every format
@@ -160,7 +162,7 @@ def _kind(data: bytes) -> str:
         return "WebP"
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
-    if data.startswith(b"BM") and data[6:10] == b"\0\0\0\0":
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADERS:
         return "BMP"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # + is BigTIFF
         return "TIFF"
@@ -343,7 +345,7 @@ def _flattened(pixels: Pixels) -> Pixels:
     ground = mean if visible > 0.75 else np.full(3, 255 if mean @ (0.299, 0.587, 0.114) < 128 else 0)
     red, green, blue = np.rint(ground).astype(int).tolist()
     page = np.asarray(_on(picture, (red, green, blue)))
-    if np.ptp(page) < 4 and np.ptp(alpha) > 4:  # all of one colour, drawn by its holes
+    if np.ptp(page, axis=(0, 1)).max() < 4 and np.ptp(alpha) > 4:  # all of one colour, drawn by its holes
         page = np.asarray(_on(picture, (255, 255, 255) if red + green + blue < 384 else (0, 0, 0)))
     return page
 
@@ -378,6 +380,13 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
         if not finite.size:
             return np.zeros(values.shape, np.uint8)
         low, high = np.percentile(finite, (0.01, 99.99), method="nearest").tolist()
+        if low == high:  # thin strokes are less than that
+            known = np.isfinite(flat)
+            low, high = float(flat.min(where=known, initial=np.inf)), float(flat.max(where=known, initial=-np.inf))
+            if low == high:  # drawn by where there are numbers
+                return np.where(known, np.uint8(255), np.uint8(0)).reshape(values.shape)
+        if high - low <= ROUNDING * max(abs(low), abs(high)):
+            high = low
     else:
         low, high = int(flat.min()), int(flat.max())
         if low >= 0 and 4096 <= high <= 65535 and not NARROW[0] <= high - low < NARROW[1]:
@@ -387,7 +396,7 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
         if low >= 0 and high < 4096 and high - low < NARROW[0] >> 4:  # of a scanner's 10 or 12 bits
             return (values >> 4).astype(np.uint8)
     pixels = np.zeros(flat.shape, np.uint8)
-    if high - low < 1e-6:
+    if low == high:
         return pixels.reshape(values.shape)
     for start in range(0, flat.size, LONG_SIDE**2):  # in parts: float64 takes many times the memory of the picture
         part = flat[start : start + LONG_SIDE**2].astype(np.float64)

@@ -88,7 +88,7 @@ class Page:
         return np.asarray(cv2.resize(level, self.light.shape[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
     def ink(self, dark_ink: bool, stroke: float) -> Floats:
-        """How far each pixel stands out from the ground in the direction of the ink: float32 (h, w), 0 to about 300."""
+        """How far each pixel stands out from the ground in the direction of the ink: float32 (h, w), 0 to about 450."""
         level = self.ground(dark_ink, stroke)
         away = cv2.subtract(level, self._smooth) if dark_ink else cv2.subtract(self._smooth, level)
         ink = away.astype(np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digits.ink import Bytes, Floats, quantile, scaled
-from digits.thumbnails import grey
+from digits.thumbnails import grey, is_solid
 
 MARGIN = 0.25  # of the long side, on each side
 INK = 0.3  # of the greatest contrast of the picture: what differs more from the paper is ink
@@ -26,8 +26,6 @@ ALONE = 0.75  # of all ink, what it has at least: less than one of the stripes o
 HALF = 0.5  # of the greatest contrast: out of focus, strokes are as wide as they were where it has this
 BROAD = 0.2  # of the long side, how far from paper it is at most: less than a shadow or a sheet on a table
 BROAD_BESIDE = 0.22  # of its own size, where it does not span
-SOLID = 0.7  # of its box, what it has at most: sheets have more
-SLIM = 2.2  # times as high as wide, or as wide as high; a 1 so slim may fill its box
 DARK = 0.6  # of the greatest contrast, what it has on average: more than a shadow
 WIDEST, HIGHEST = 4, 16  # times as wide as high, as high as wide: beyond that there is no room for a digit, or a 1
 LOOKED_AT = 64  # pixels of the long side, on which that is decided
@@ -121,10 +119,10 @@ def _filled(away: Floats, contrast: float) -> bool:
         if not cut or cornered or max(w, h) < REACH * min(height, width) or not _else_plain(away, thing, contrast):
             return False
         broadest = BROAD_BESIDE * max(w, h)
-    core = (thing > 0) & (away > HALF * contrast)
-    if max(w, h) < SLIM * min(w, h) and np.count_nonzero(core) > SOLID * w * h:
+    core = ((thing > 0) & (away > HALF * contrast)).view(np.uint8)
+    if is_solid(core, w, h):
         return False
-    depth = cv2.distanceTransform(np.pad(core.view(np.uint8), 1), cv2.DIST_L2, 3)
+    depth = cv2.distanceTransform(np.pad(core, 1), cv2.DIST_L2, 3)
     return bool(depth.max() <= broadest and away[thing > 0].mean() >= DARK * contrast)
 
 

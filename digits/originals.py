@@ -15,6 +15,7 @@ HOLES = 0.25  # of a picture, what is like the page around it, at most: a drawn 
 SEEN = 0.02  # of its inside, what is other than its usual colour, at least: a bar drawn for a 1 has less
 SQUARE, SLIM = 1.2, 2.0  # times as long as broad, at most: a tile with a digit in the page's colour; any picture
 SOFT = 0.05  # of its height or width, the rim of an enlarged picture that is a mixture with the page, at most
+SAMPLE = 16  # lines that mostly tell whether a picture was enlarged
 ENOUGH = 128  # pixels of a side, on which colours are counted
 
 
@@ -36,6 +37,13 @@ def unrepeated(picture: Bytes) -> Bytes:
     often = int(np.gcd(*picture.shape[:2]))
     for lines in (picture, picture.swapaxes(0, 1)):
         if often < 2 or not np.array_equal(lines[0], lines[1]):  # nearly all pictures end here
+            return picture
+    for lines in (picture, picture.swapaxes(0, 1)):
+        some = lines[
+            :, :: lines.shape[1] // SAMPLE | 1
+        ]  # an odd step does not stay in the same columns of a repetition
+        changed = (some[1:] != some[:-1]).reshape(len(some) - 1, -1).any(axis=1)
+        if int(np.gcd.reduce(np.flatnonzero(changed) + 1, initial=often)) < 2:  # and drawings here
             return picture
     for lines in (picture, picture.swapaxes(0, 1)):
         changed = (lines[1:] != lines[:-1]).reshape(len(lines) - 1, -1).any(axis=1)

@@ -194,6 +194,11 @@ def test_a_run_length_encoded_bmp_with_more_runs_than_pixels_is_refused() -> Non
     assert code_of(bmp((16, 16), 8, 1, [0, 200], b"\0\0" * 1_010_000)) == ("unusable_image", 422)
 
 
+def test_a_bmp_may_hold_anything_in_the_bytes_that_are_reserved() -> None:
+    plain = bmp((8, 8), 8, 0, [0, 200], b"\1" * 64)
+    assert np.array_equal(decode(plain[:6] + b"\1\2\3\4" + plain[10:]), decode(plain))
+
+
 @pytest.mark.parametrize(("bits", "row"), [(8, b"\0\1\1\0"), (4, b"\x01\x10\0\0")])
 def test_a_bmp_with_a_palette_of_black_and_white_has_as_many_bits_as_it_says(bits: int, row: bytes) -> None:
     assert decode(bmp((4, 4), bits, 0, [0, 255], row * 4)).tolist() == [[0, 255, 255, 0]] * 4

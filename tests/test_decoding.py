@@ -203,6 +203,29 @@ def test_a_picture_of_nothing_but_extremes_is_a_blank_one(extreme: float) -> Non
     assert pixels.min() == pixels.max()
 
 
+@pytest.mark.parametrize(
+    ("paper", "ink"), [(np.nan, 1), (1, np.nan), (-np.inf, 0.2), (0.2, np.inf), (1, 1 + 1e-5), (0, 1e-9)]
+)
+def test_ink_on_a_floating_point_picture_is_seen_whatever_it_is(paper: float, ink: float) -> None:
+    values = np.full((60, 60), paper, np.float32)
+    values[10:50, 27:33] = ink
+    pixels = decode(encoded(Image.fromarray(values), "TIFF"))
+    assert np.ptp(pixels) == 255
+    assert len(np.unique(pixels[10:50, 27:33])) == 1
+
+
+def test_thin_ink_on_a_large_floating_point_picture_is_seen() -> None:
+    values = np.zeros((1_000, 1_000), np.float32)
+    values[470:530, 500] = 1
+    assert np.array_equal(decode(encoded(Image.fromarray(values), "TIFF")), 255 * values)
+
+
+def test_differences_that_are_rounding_are_none() -> None:
+    values = np.full((40, 40), 0.1, np.float32)
+    values[::2] = np.nextafter(np.float32(0.1), np.float32(1))
+    assert np.ptp(decode(encoded(Image.fromarray(values), "TIFF"))) == 0
+
+
 def test_the_extremes_of_32_bit_integers_keep_their_order() -> None:
     grey = np.zeros((30, 30), np.int32)
     grey[:, 10:20], grey[:, 20:] = np.iinfo(np.int32).max, np.iinfo(np.int32).min
@@ -330,6 +353,14 @@ def test_ink_on_transparency_stays_visible(ink: int) -> None:
     pixels[10:30, 18:22] = (ink, ink, ink, 255)
     seen = decode(encoded(Image.fromarray(pixels), "PNG"))
     assert abs(int(seen[20, 20].mean()) - int(seen[0, 0].mean())) == 255
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 30), (30, 30, 200), (250, 240, 200)])
+def test_a_digit_that_is_cut_out_of_one_colour_is_seen(colour: tuple[int, int, int]) -> None:
+    image = Image.new("RGBA", (60, 60), (*colour, 255))
+    image.paste((*colour, 0), (27, 10, 33, 50))
+    pixels = decode(encoded(image, "PNG")).astype(int)
+    assert np.abs(pixels[30, 30] - pixels[30, 5]).max() > 100
 
 
 def test_a_fully_transparent_picture_is_flat() -> None:

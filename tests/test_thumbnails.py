@@ -179,6 +179,27 @@ def test_a_drawing_of_more_pixels_is_no_enlarged_mnist_image() -> None:
     assert as_mnist(drawn) is None
 
 
+def button(side: int, radius: float) -> np.ndarray:
+    """The 4 in the page's white on a black disc, without a rim that is a mixture of both."""
+    large = cv2.resize(IMAGE, (320, 320), interpolation=cv2.INTER_CUBIC)
+    disc = cv2.circle(np.zeros((640, 640), np.uint8), (320, 320), round(640 * radius), 255, -1)
+    disc[160:480, 160:480] = np.minimum(disc[160:480, 160:480], 255 - large)
+    return cv2.resize(255 - disc, (side, side), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.32, 0.34])
+def test_a_button_with_a_digit_on_it_is_no_enlarged_mnist_image(radius: float) -> None:
+    assert as_mnist(button(400, radius)) is None
+    assert as_mnist(255 - button(400, radius)) is None
+
+
+@pytest.mark.parametrize("side", [32, 40])
+def test_a_button_of_few_pixels_is_looked_at_as_a_photograph_too(side: int) -> None:
+    reading = interpret(button(side, 0.33))
+    assert reading.photograph
+    assert likeness(reading.images, IMAGE).max() > 0.7
+
+
 def test_a_photograph_is_not_taken_for_an_enlarged_mnist_image() -> None:
     assert as_mnist(np.random.default_rng(0).integers(90, 160, (200, 200, 3), np.uint8)) is None
 
