@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PINS := deploy/requirements/dev.txt
 READY := $(VENV)/.ready
 JOBS ?= 2
-HOST ?= 127.0.0.1
+HOST = 127.0.0.1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 # BentoML and MLflow tell their makers how they are used else.

@@ -32,7 +32,6 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
-from bentoml._internal.resource import CpuResource
 from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 from starlette.middleware.cors import CORSMiddleware
@@ -85,14 +84,9 @@ DOCS_HEADERS = SAFE_HEADERS | {
 }
 
 
-def share() -> int:
-    """The cores to work on: those of this machine, or of a container's share where that is less."""
-    return max(1, min(cores(), round(CpuResource.from_system())))
-
-
 def workers() -> int:
     """As many as were asked for, or one for each core."""
-    return SETTINGS.workers or min(share(), MOST_WORKERS)
+    return SETTINGS.workers or min(cores(), MOST_WORKERS)
 
 
 def shared_folder() -> Path:
@@ -335,7 +329,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
 
         # With a worker for each core, a thread would only take turns with the loop. Where there are more cores it works
         # beside it, but for one picture the way there and back takes longer than the model.
-        most_inline = INLINE if workers() >= share() else 1
+        most_inline = INLINE if workers() >= cores() else 1
 
         async def inline(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             rows: NDArray[np.float32] = predict(images)
@@ -479,7 +473,10 @@ svc = bentoml.service(
     service_class=Server,
     workers=workers(),
     image=ServingImage(  # type: ignore[call-arg]  # BentoML's Image has no types to inherit
-        base_image="python:3.11-slim", lock_python_packages=False, models=(str(Digits.stored.tag),)
+        base_image="python:3.11-slim",
+        python_version="3.11",  # the builder's own else, which uv would have to fetch into the image
+        lock_python_packages=False,
+        models=(str(Digits.stored.tag),),
     ),
     labels={"project": "digits"},
 )(Digits)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -19,14 +20,20 @@ import numpy as np
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
+SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, and in how many
 _CHUNK = 64
 _SMALL = 256  # below this, starting processes takes longer than the work
 _make: Callable[[np.random.Generator], Any] | None = None
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those that it is bound to, or its container's share where that is less."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, SHARE.read_text().split())
+    except (OSError, ValueError):  # no control groups of version 2, or "max": as much as there is
+        return bound
+    return max(1, min(bound, round(quota / period)))
 
 
 def _start(make: Callable[[np.random.Generator], Any]) -> None:

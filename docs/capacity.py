@@ -45,12 +45,14 @@ def results() -> dict[str, Any]:
 
 @cache
 def replica() -> dict[str, float]:
-    """Cores that a replica asks for, the share of them that the autoscaler aims at, and its largest number of them."""
+    """Cores and GiB that a replica asks for, the share of its cores that the autoscaler aims at, how many there are."""
     folder = ROOT / "deploy" / "kubernetes"
     pod = yaml.safe_load((folder / "deployment.yaml").read_text())["spec"]["template"]["spec"]
+    asked = pod["containers"][0]["resources"]["requests"]
     scaler = yaml.safe_load((folder / "horizontalpodautoscaler.yaml").read_text())["spec"]
     return {
-        "cores": float(pod["containers"][0]["resources"]["requests"]["cpu"]),
+        "cores": float(asked["cpu"]),
+        "memory": float(asked["memory"].removesuffix("Mi")) / 1_024,
         "share": scaler["metrics"][0]["resource"]["target"]["averageUtilization"] / 100,
         "least": scaler["minReplicas"],
         "most": scaler["maxReplicas"],
@@ -89,16 +91,21 @@ def one_replica() -> Table:
 
 
 def needed() -> Table:
-    """Replicas, processor, memory, network and open requests for every load."""
-    memory = results()["this service, one worker"]["memory"]
+    """Replicas, what they ask a cluster for and what they use of it, network and open requests for every load."""
+    used = results()["this service, one worker"]["memory"] / 1_024
     rows = []
     for kind, name in KINDS.items():
         it = cost(kind)
         for load in LOADS:
             count = replicas(load, kind)
-            cells = (f"{load * it.cpu / 1_000:,.1f}", f"{count * memory / 1_024:,.1f}", f"{gigabits(load, kind):.2g}")
-            rows.append((name, f"{load:,}", f"{count:,}", *cells, f"{math.ceil(load * it.p99):,}"))
-    head = ("picture", "requests/s", "replicas", "busy cores", "memory, GiB", "Gbit/s", "open requests, at most")
+            cores = f"{count * replica()['cores']:,.0f} ({load * it.cpu / 1_000:,.1f})"
+            memory = f"{count * replica()['memory']:,.0f} ({count * used:,.1f})"
+            cells = (cores, memory, f"{gigabits(load, kind):.2g}", f"{math.ceil(load * it.p99):,}")
+            rows.append((name, f"{load:,}", f"{count:,}", *cells))
+    head = (
+        *("picture", "requests/s", "replicas", "cores asked for (busy)", "GiB asked for (used)"),
+        *("Gbit/s", "open requests, at most"),
+    )
     return head, rows
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from digits.workers import in_order
+from digits import workers
+from digits.workers import cores, in_order
 
 
 def draw(rng: np.random.Generator) -> float:
@@ -32,3 +36,17 @@ def test_another_seed_makes_other_things() -> None:
 def test_an_error_in_making_reaches_the_caller() -> None:
     with pytest.raises(ValueError, match="no paper left"):
         list(in_order(fail, 3, 0))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("150000 100000", 2), ("20000 100000", 1), ("9900000 100000", 8), ("max 100000", 8), ("", 8), (None, 8)],
+)
+def test_a_container_has_no_more_cores_than_its_share(
+    written: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if written is not None:
+        (tmp_path / "cpu.max").write_text(written)
+    monkeypatch.setattr(workers, "SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert cores() == expected

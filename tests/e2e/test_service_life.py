@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bentoml._internal.resource import CpuResource
 
+from digits.workers import cores
 from tests.models import tiny_model
 from tests.serving import PATIENCE, ROOT, Reply, Server, environment, eventually, forget, pictures, png, store
 
@@ -61,7 +61,7 @@ def test_there_is_one_worker_for_each_core_unless_told_otherwise(home: Path) -> 
     with Server(home, DIGITS_WORKERS="0") as server:
         started = psutil.Process(server.process.pid).children(recursive=True)
         workers = [process for process in started if "_bentoml_impl.worker.service" in process.cmdline()]
-        assert len(workers) == min(round(CpuResource.from_system()), len(os.sched_getaffinity(0)), 8)
+        assert len(workers) == min(cores(), 8)
 
 
 def test_an_altered_model_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
