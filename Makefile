@@ -37,7 +37,7 @@ test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-serve: $(READY)  ## the service on http://localhost:3000; HOST=0.0.0.0: for other machines too
+serve: $(READY)  ## the service on http://localhost:3000; make serve HOST=0.0.0.0: for others too
 	@$(BIN)/bentoml serve service:svc --host $(HOST)
 
 ui: $(READY)  ## MLflow's pages on http://localhost:5000

@@ -371,7 +371,7 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
     """8-, 16- and 32-bit numbers as greys of 8: the full range, or the range used where that is far from full.
 
     A floating-point picture may hold anything: what is no number is black, and its range is that of all but one
-    pixel in ten thousand at either end.
+    pixel in ten thousand at either end, unless these are all the same.
     """
     flat = values.reshape(-1)
     if values.dtype.kind == "f":

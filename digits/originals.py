@@ -39,18 +39,19 @@ def unrepeated(picture: Bytes) -> Bytes:
         if often < 2 or not np.array_equal(lines[0], lines[1]):  # nearly all pictures end here
             return picture
     for lines in (picture, picture.swapaxes(0, 1)):
-        some = lines[
-            :, :: lines.shape[1] // SAMPLE | 1
-        ]  # an odd step does not stay in the same columns of a repetition
-        changed = (some[1:] != some[:-1]).reshape(len(some) - 1, -1).any(axis=1)
-        if int(np.gcd.reduce(np.flatnonzero(changed) + 1, initial=often)) < 2:  # and drawings here
+        if _alike(lines[:, :: lines.shape[1] // SAMPLE | 1], often) < 2:  # and drawings here
             return picture
     for lines in (picture, picture.swapaxes(0, 1)):
-        changed = (lines[1:] != lines[:-1]).reshape(len(lines) - 1, -1).any(axis=1)
-        often = int(np.gcd.reduce(np.flatnonzero(changed) + 1, initial=often))
+        often = _alike(lines, often)
     if often < 2 or min(picture.shape[:2]) < LEAST * often:
         return picture
     return np.ascontiguousarray(picture[::often, ::often])
+
+
+def _alike(lines: Bytes, most: int) -> int:
+    """By how many of its lines, a divisor of `most`, a picture goes on at a time before it changes."""
+    changed = (lines[1:] != lines[:-1]).reshape(len(lines) - 1, -1).any(axis=1)
+    return int(np.gcd.reduce(np.flatnonzero(changed) + 1, initial=most))
 
 
 def without_page(picture: Bytes) -> Bytes:

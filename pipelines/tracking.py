@@ -73,21 +73,13 @@ def note(launcher: str) -> None:
 
 def process() -> str:
     """This process, so that another can tell whether it is still there: host, id, start."""
-    return f"{host()} {os.getpid()} {psutil.Process().create_time():.0f}"
-
-
-def host() -> str:
-    """Where process ids mean the same: containers may share the name of a machine, and not its processes."""
-    try:
-        return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return socket.gethostname()
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
 def is_dead(name: str) -> bool:
     """Whether a process of this host has ended; one of another host may be alive."""
-    where, number, start = name.split()
-    if where != host():
+    host, number, start = name.split()
+    if host != socket.gethostname():
         return False
     try:
         return bool(abs(psutil.Process(int(number)).create_time() - float(start)) > 2)
@@ -224,7 +216,8 @@ def read_json(run_id: str, path: str) -> Any:
 
 
 def read(run_id: str, path: str) -> bytes:
-    """An artifact of a run. Raises FileNotFoundError where there is none, and what it was where it can't be had."""
+    """An artifact of a run. Raises FileNotFoundError where there is none, but what it was where server or disk are to
+    blame, as far as `explain` can tell."""
     try:
         # By runs:/… MLflow would say that there is none whatever it was.
         return _downloaded(f"{MlflowClient().get_run(run_id).info.artifact_uri}/{path}")

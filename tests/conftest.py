@@ -6,9 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from digits.data import Data, load
 from tests.models import tiny_model
 from tests.serving import Server, store
+
+# A stall of a busy machine is no failure, and the examples are the same ones everywhere.
+settings.register_profile("ours", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The digits that ship with scikit-learn."""
+    return load("digits", tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,8 @@ from PIL import Image
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 120  # seconds until something counts as stuck; no test measures time
+# Seconds until an answer, or whatever takes minutes, counts as stuck; no test measures time.
+PATIENCE, LONG = 120, 900
 STORE = """import json, sys
 from pathlib import Path
 from tests.models import store_model
@@ -93,12 +94,14 @@ def form(parts: Iterable[tuple[str, bytes]], boundary: str = "limit") -> tuple[b
     return body + b"--%s--\r\n" % boundary.encode(), headers
 
 
-def eventually(check: Callable[[], bool]) -> None:
-    """Waits until something is so; fails where it never is."""
-    deadline = time.monotonic() + PATIENCE
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def eventually(check: Callable[[], Any], process: subprocess.Popen[Any] | None = None, pause: float = 0.02) -> Any:
+    """What is waited for, as soon as it is there. Fails where it never is, or where a process ends before."""
+    deadline = time.monotonic() + (LONG if process else PATIENCE)
+    while not (found := check()):
+        assert process is None or process.poll() is None, f"ended with {process.returncode} before it came to that"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
+    return found
 
 
 def memory(pid: int) -> float:

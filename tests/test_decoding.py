@@ -479,7 +479,7 @@ def test_a_large_picture_takes_at_most_a_dozen_bytes_a_pixel(mode: str) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", *(data[:n] for data in FILES.values() for n in (4, 12, 40))]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_random_bytes_raise_nothing_but_image_errors(tail: bytes, head: bytes) -> None:
     try:
         decode(head + tail)
@@ -488,7 +488,7 @@ def test_random_bytes_raise_nothing_but_image_errors(tail: bytes, head: bytes) -
 
 
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damaged_files_raise_nothing_but_image_errors(kind: str, seed: int) -> None:
     data = bytearray(FILES[kind])
     chance = random.Random(seed)

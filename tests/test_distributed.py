@@ -21,11 +21,6 @@ from tests.ports import free_port
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, dropout=0.0)
 
 
-@pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
-    return load("digits", tmp_path_factory.mktemp("empty"))
-
-
 def still(images: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
     return images
 

@@ -9,17 +9,11 @@ import pytest
 import torch
 
 from digits import export
-from digits.data import load
 from digits.fit import Recipe, TrainingSet, fit, predict_logits
 from digits.metrics import scores_of
 from digits.network import SHARED, THIN, TWINS, DigitNet
 
 TEMPERATURE = 1.7
-
-
-@pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
-    return load("digits", tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")

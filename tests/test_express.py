@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from digits import connection as connection_module
 from digits import express as express_module
 from digits.batching import Batching
 from digits.classifier import CLASSES, Classifier
@@ -37,6 +38,12 @@ KIND = b"Content-Type: image/png\r\n"
 def posted(picture: bytes, *lines: bytes, head: bytes = HEAD + KIND) -> bytes:
     extra = b"".join(line + b"\r\n" for line in lines)
     return b"%s%sContent-Length: %d\r\n\r\n%s" % (head, extra, len(picture), picture)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head waits for its body however busy the machine is."""
+    monkeypatch.setattr(connection_module, "OPENING_SECONDS", 60)
 
 
 class Inside:
@@ -307,6 +314,7 @@ def test_few_heads_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40], ids=["head and body", "a byte first", "in the middle"])
+@pytest.mark.usefixtures("patient")
 def test_a_body_may_come_by_itself_or_in_pieces(cut: int) -> None:
     async def work(inside: Inside, connect: Any) -> None:
         link = await acquainted(inside, connect, posted(png()))
@@ -453,6 +461,7 @@ def test_whoever_ends_a_connection_the_answer_under_way_comes_first(way: str) ->
     run(work)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_head_alone_is_a_request_under_way_for_a_server_that_ends() -> None:
     async def work(inside: Inside, connect: Any) -> None:
         link = await acquainted(inside, connect, posted(png()))
@@ -566,6 +575,7 @@ def test_errors_are_logged_as_those_of_the_ordinary_way(caplog: pytest.LogCaptur
     run(work)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_client_that_breaks_off_after_a_head_leaves_nothing_behind() -> None:
     async def work(inside: Inside, connect: Any) -> None:
         link = await acquainted(inside, connect, posted(png()))

@@ -7,16 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from digits.data import Split, load
+from digits.data import Split
 from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, precision, predict_logits
 from digits.network import CHANNELS, MIXTURES, SHARED, THIN, TWINS, DigitNet, thin
 
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, label_smoothing=0.0, dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
-    return load("digits", tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")

@@ -321,3 +321,17 @@ def test_one_broken_decoder_is_that_picture_s_own_trouble(
     kind = [(b"content-type", headers["Content-Type"].encode())]
     results = asyncio.run(ask(build(), body, path="/predict_batch", headers=kind)).json["results"]
     assert [result["error"]["code"] for result in results] == ["unusable_image", "not_an_image"]
+
+
+@pytest.mark.parametrize(("kept", "statuses"), [("all", [200, 400]), ("errors", [400]), ("off", [])])
+def test_the_log_has_a_line_for_each_request_that_it_is_asked_to_keep(
+    build: Callable[..., Front], caplog: pytest.LogCaptureFixture, kept: str, statuses: list[int]
+) -> None:
+    caplog.set_level("INFO", logger="bentoml.digits")
+    app = build(access_log=kept)
+    asyncio.run(ask(app, png()))
+    asyncio.run(ask(app, b"no picture"))
+    lines = [record.getMessage().split() for record in caplog.records]
+    assert [(method, route, int(status)) for _, method, route, status, *_ in lines] == [
+        ("POST", "/predict", status) for status in statuses
+    ]

@@ -217,7 +217,7 @@ def test_a_five_with_a_detached_bar_is_one_digit() -> None:
         ),
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_pixels_give_one_to_ten_candidates(pixels: Bytes) -> None:
     for segmenter, more in ((None, 0), (SEGMENTER, 1)):
         images = interpret(pixels, segmenter).images

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -175,3 +176,19 @@ def test_a_worker_that_has_no_file_left_tries_again(
     assert [record.message for record in caplog.records] == [
         "no connection can be taken: [Errno 24] Too many open files"
     ] * 2
+
+
+def test_a_tls_handshake_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never comes would hold its connection for a minute otherwise."""
+    monkeypatch.setattr(listener.Loop, "idle_seconds", 0.2, raising=False)
+
+    async def silent() -> None:
+        secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=secret)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        writer.close()
+        server.close()
+
+    with asyncio.Runner(loop_factory=listener.Loop) as runner:
+        runner.run(silent())

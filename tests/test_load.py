@@ -1,5 +1,5 @@
-"""The load generators in Python: they count what the server answers, and how long each request has really waited;
-and the plot of it."""
+"""The load generators: they count what the server answers, and how long each request has really waited; and the plot
+of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from benchmarks import constant
-from benchmarks.load import Request, Result, _python
+from benchmarks.load import WRK, Request, Result, _python, _wrk
 from benchmarks.report import plot
 from tests.ports import free_port
 from tests.serving import Server, png
@@ -24,6 +24,18 @@ def test_every_answer_is_counted_and_a_refusal_is_an_error(server: Server) -> No
     assert good.errors == 0
     assert 0 < good.p50 <= good.p99
     bad = asyncio.run(_python(server.port, Request("/predict", (b"x",), "image/png"), 2, 0.2))
+    assert bad.errors == bad.requests > 0
+
+
+@pytest.mark.skipif(WRK is None, reason="no wrk here: apt-get install wrk")
+def test_wrk_counts_likewise(server: Server) -> None:
+    answered = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
+    good = _wrk(server.port, Request("/predict", (png(), png(kind="JPEG")), "image/png"), 4, 1)
+    now = server.metric("bentoml_service_request_total", endpoint="/predict", http_response_code="200")
+    assert 0 < good.requests <= now - answered <= good.requests + 4, "but for what was under way at the end"
+    assert good.errors == 0
+    assert 0 < good.p50 <= good.p99
+    bad = _wrk(server.port, Request("/predict", (b"x",), "image/png"), 2, 1)
     assert bad.errors == bad.requests > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,28 @@ def test_what_another_version_has_cached_is_made_anew(
     monkeypatch.setattr(module, "__file__", str(other))
     photographs_of(data.train, 40, 0, "")
     assert len(list(module.CACHE.iterdir())) == 2
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHE", tmp_path)
+    monkeypatch.setattr(module, "KEPT", 2)
+    made: list[int] = []
+
+    def number(value: int) -> int:
+        def make() -> dict[str, np.ndarray]:
+            made.append(value)
+            return {"value": np.array(value)}
+
+        return int(module.cached("numbers", (), [value], make)["value"])
+
+    for value in (1, 2):
+        before = set(tmp_path.glob("*.npz"))
+        assert number(value) == value
+        (file,) = set(tmp_path.glob("*.npz")) - before
+        os.utime(file, (value, value))  # as if made long ago, one after the other
+    assert number(1) == 1
+    assert number(3) == 3
+    assert made == [1, 2, 3]
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert number(1) == 1
+    assert made == [1, 2, 3], "the one that was used before the last is still there"

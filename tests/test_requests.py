@@ -35,7 +35,7 @@ def test_other_types_are_refused_with_what_is_accepted(kind: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_part_comes_out_as_it_went_in(contents: list[bytes]) -> None:
     boundary = "a-boundary-that-no-200-random-bytes-hold"
     body, _ = form([("note", b"not a picture"), *(("images", content) for content in contents)], boundary)
@@ -43,14 +43,14 @@ def test_every_part_comes_out_as_it_went_in(contents: list[bytes]) -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_bytes_make_anything_but_a_refusal(body: bytes) -> None:
     with pytest.raises(Refusal):
         multipart(body, b"limit", "image", 1)
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_damage_makes_anything_but_parts_or_a_refusal(position: int, damage: bytes) -> None:
     body, _ = form([("image", b"x" * 100), ("image", b"y" * 100)])
     damaged = body[:position] + damage + body[position + len(damage) :]

@@ -1,5 +1,6 @@
 """A study that several processes work off: the budget is kept, nothing is lost, nothing is run twice."""
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ import pytest
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from pipelines import shared, tracking
+from pipelines import shared
 from pipelines.errors import UserError
 
 FACTS = {"name": "digits"}
@@ -102,7 +103,7 @@ def test_a_trial_of_a_process_that_died_here_is_repeated_when_the_study_goes_on(
     study._storage.set_trial_user_attr(number, "process", "elsewhere 1 0")  # of another machine: may be alive
     shared.work(create(2), objective)
     assert len(shared.running(study)) == 1
-    study._storage.set_trial_user_attr(number, "process", f"{tracking.host()} 999999999 0")
+    study._storage.set_trial_user_attr(number, "process", f"{socket.gethostname()} 999999999 0")
     shared.work(create(2), objective)
     assert Counter(trial.state.name for trial in study.trials) == {"FAIL": 1, "COMPLETE": 2}
 

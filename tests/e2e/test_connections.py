@@ -8,6 +8,7 @@ import re
 import resource
 import selectors
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,13 +24,20 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 @pytest.fixture(scope="module")
 def strict(home: Path) -> Iterator[Server]:
-    """A service that waits for half a second and has twelve connections at most."""
-    with Server(home, DIGITS_IDLE_SECONDS="0.5", DIGITS_MAX_CONNECTIONS="12") as running:
+    """A service that waits for half a second."""
+    with Server(home, DIGITS_IDLE_SECONDS="0.5") as running:
         yield running
 
 
-def connect(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+@pytest.fixture(scope="module")
+def few(home: Path) -> Iterator[Server]:
+    """A service that has twelve connections at most and waits long enough for a busy machine to open these."""
+    with Server(home, DIGITS_IDLE_SECONDS="3", DIGITS_MAX_CONNECTIONS="12") as running:
+        yield running
+
+
+def connect(server: Server, source: tuple[str, int] | None = None) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE, source_address=source)
 
 
 def to_the_end(link: socket.socket) -> bytes:
@@ -85,10 +93,10 @@ def test_a_request_is_answered_beside_ten_thousand_idle_connections(home: Path) 
         pytest.skip(f"this process may have {most} files open and can't raise that: ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        with Server(home) as server, ExitStack() as links:
+        with Server(home, DIGITS_IDLE_SECONDS="600") as server, ExitStack() as links:
             (worker,) = server.workers()
             for _ in range(IDLE):
-                links.enter_context(connect(server))
+                links.enter_context(connect(server, ("127.0.0.2", 0)))  # the ports of 127.0.0.1 are for others
             reply = server.post("/predict", png())
             assert reply.status == 200
             assert files_of(worker) > IDLE, "they were not there at the same time"
@@ -153,16 +161,14 @@ def test_a_client_that_does_not_read_its_answer_gives_its_place_back(strict: Ser
     assert strict.metric("bentoml_service_request_in_progress") == 0
 
 
-def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(strict: Server) -> None:
-    with connect(strict) as link:
-        assert to_the_end(link) == b""  # by then those of the tests before have gone
+def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(few: Server) -> None:
     with ExitStack() as links:
-        held = [links.enter_context(connect(strict)) for _ in range(12)]
-        refused = to_the_end(links.enter_context(connect(strict)))
+        held = [links.enter_context(connect(few)) for _ in range(12)]
+        refused = to_the_end(links.enter_context(connect(few)))
         assert error_of(refused) == ("503", "busy")
         assert b"retry-after: 1" in refused
         assert [to_the_end(link) for link in held] == [b""] * 12
-    assert strict.post("/predict", png()).status == 200
+    assert few.post("/predict", png()).status == 200
 
 
 def posted(picture: bytes, *headers: bytes) -> bytes:
@@ -207,18 +213,22 @@ def test_a_refused_client_that_would_wait_to_be_asked_for_its_body_is_not_asked(
     assert error_of(received) == ("415", "unsupported_media_type")
 
 
+def send_until_cut_off(link: socket.socket, more: bytes) -> None:
+    end = time.monotonic() + PATIENCE
+    with suppress(ConnectionError):
+        while time.monotonic() < end:
+            link.sendall(more)
+        pytest.fail("never cut off")
+
+
 @pytest.mark.parametrize("drop", [b"x", b": y\r\nx"])
 def test_headers_without_end_are_cut_off_and_take_no_memory(server: Server, drop: bytes) -> None:
     (worker,) = server.workers()
     before = memory(worker)
     with connect(server) as link:
         link.sendall(HEAD + b"x")
-        received = b""
-        try:
-            for _ in range(1_000):
-                link.sendall(drop * 10_000)
-        except ConnectionError:
-            received = to_the_end(link)
+        send_until_cut_off(link, drop * 10_000)
+        received = to_the_end(link)
     assert memory(worker) - before < 16
     assert received == b"" or error_of(received) == ("431", "headers_too_large")  # what is unread may be reset
     with connect(server) as link:
@@ -229,9 +239,7 @@ def test_headers_without_end_are_cut_off_and_take_no_memory(server: Server, drop
 def test_trailers_without_end_are_cut_off(server: Server) -> None:
     with connect(server) as link:
         link.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
-        with suppress(ConnectionError):
-            while True:
-                link.sendall(b"x: y\r\n" * 100_000)
+        send_until_cut_off(link, b"x: y\r\n" * 100_000)
 
 
 def test_long_headers_that_are_within_the_limit_are_read_beside_a_large_body(server: Server) -> None:
@@ -305,15 +313,15 @@ def test_a_trailer_that_ends_the_connection_is_heard(strict: Server) -> None:
     assert b"connection: close" in answer
 
 
-def test_a_client_that_still_sends_reads_why_it_is_refused(strict: Server) -> None:
-    with connect(strict) as link:
+def test_a_client_that_still_sends_reads_why_it_is_refused(few: Server) -> None:
+    with connect(few) as link:
         assert to_the_end(link) == b""  # by then those of the tests before have gone
     large = bytes(2_000_000)
     with ExitStack() as links:
         for _ in range(12):
-            links.enter_context(connect(strict))
+            links.enter_context(connect(few))
         for _ in range(10):
-            connection = strict.connect()
+            connection = few.connect()
             assert ask(connection, "POST", "/predict", large, {"Content-Type": "image/png"}).code == "busy"
             connection.close()
 
@@ -332,7 +340,7 @@ def test_a_client_that_reads_nothing_and_sends_no_more_is_let_go(strict: Server)
 
 def test_the_work_of_a_client_that_has_gone_is_left(home: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 600), np.uint8)
-    asked = batch("/predict_batch", [png(noise)] * 64)
+    asked = batch("/predict_batch", [png(noise)] * 150)
     with Server(home) as server:
         for _ in range(4):
             with connect(server) as link:
@@ -399,8 +407,7 @@ def test_a_whole_body_that_is_too_large_costs_nobody_the_connection(home: Path) 
         link.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
         link.sendall(posted(png(), b"Connection: close"))
         answers = answers_in(to_the_end(link))
-    assert [answer.split()[1] for answer in answers][-1:] in ([b"200"], [b"413"])
-    assert answers[0].split()[1] == b"413"
+    assert [answer.split()[1] for answer in answers] == [b"413", b"200"]
 
 
 def test_a_length_of_any_number_of_digits_is_a_number(strict: Server) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.project import PATIENCE, SMALL, Project, assert_one_whole_model
+from tests.e2e.project import SMALL, Project, assert_one_whole_model
+from tests.serving import LONG
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 PARAMETERS = {**SMALL, "dataset": "digits", "trials": 0, "epochs": 2}
@@ -55,7 +56,7 @@ class Machine(Project):
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=LONG,
             check=False,
             start_new_session=True,
         )

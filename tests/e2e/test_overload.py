@@ -27,7 +27,9 @@ def narrow(home: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def overloaded(narrow: Server) -> tuple[Tally, Tally, int]:
     """What it can do; four times that; the status of the very next request."""
-    able = closed_loop(narrow.port, LARGE, PLACES, lambda tally: tally.statuses.total() < 200)
+    # The best of three: other work on the machine may have slowed one down.
+    tries = [closed_loop(narrow.port, LARGE, PLACES, lambda tally: tally.statuses.total() < 200) for _ in range(3)]
+    able = max(tries, key=lambda tally: tally.rate)
     beyond = open_loop(narrow.port, LARGE, 4 * able.rate, REQUESTS)
     return able, beyond, narrow.post("/predict", LARGE).status
 

@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,12 +24,11 @@ from digits.data import load
 from digits.export import to_onnx
 from digits.fit import Recipe, TrainingSet, fit
 from tests.models import tiny_model
-from tests.ports import free_port
+from tests.serving import Server, store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 expect, Page, Browser, Route = sync_api.expect, sync_api.Page, sync_api.Browser, sync_api.Route
 
-ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"]
 expect.set_options(timeout=60_000)  # a loaded machine is slow, which is no failure
@@ -45,43 +42,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 # ── The service and the browser ──────────────────────────────────────────────────────────────────────────────────────
 
 
-STORE = """import sys; from pathlib import Path; from tests.models import store_model
-store_model(Path(sys.argv[1]), sys.stdin.buffer.read(), "7")"""  # in its own process: BentoML's import warns
-
-
 @contextmanager
-def serving(model: bytes, folder: Path, **settings: str) -> Iterator[str]:
+def serving(model: bytes, home: Path, **settings: str) -> Iterator[str]:
     """The real service with a BentoML store of its own that holds this model.onnx; the page's address."""
-    home = folder / "bentoml"
-    subprocess.run([sys.executable, "-c", STORE, str(home)], input=model, cwd=ROOT, check=True)
-    port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1", "--port", str(port)]
-    log = folder / "service.log"
-    with log.open("wb") as out:
-        own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true", "DIGITS_WORKERS": "1"}
-        environment = os.environ | own | settings
-        service = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        wait_until_ready(f"http://127.0.0.1:{port}/readyz", service, log)
-        yield f"http://127.0.0.1:{port}/ui/"
-    finally:
-        service.terminate()
-        try:
-            service.wait(20)
-        except subprocess.TimeoutExpired:
-            service.kill()
-            service.wait()
-
-
-def wait_until_ready(url: str, service: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and service.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"the service did not become ready: {log.read_text(errors='replace')[-3000:]}")
+    store(home, model, "7")
+    with Server(home, **settings) as server:
+        yield f"http://127.0.0.1:{server.port}/ui/"
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +65,7 @@ def trained_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("MNIST_ROOT is not set: no MNIST here to learn from")
     data = load("mnist", Path(root), limit=12_000)
     recipe = Recipe(batch_size=128, disturbed=0.2, photographs=0.0, outliers=0.0)
-    net = fit(recipe, TrainingSet(data.train), data.validation, epochs=1, seed=0, device="cpu")
+    net = fit(recipe, TrainingSet(data.train), data.validation, epochs=2, seed=0, device="cpu")
     with serving(to_onnx(net, 1.0, {"threshold": "0.3"}), tmp_path_factory.mktemp("trained")) as address:
         yield address
 

@@ -15,11 +15,11 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
-from tests.e2e.project import SMALL, Project, wait_until
+from tests.e2e.project import SMALL, Project
 from tests.serving import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
-EPOCHS = 8
+EPOCHS = 20  # so many that one that is looked for is not the last
 PARAMETERS = {**SMALL, "epochs": EPOCHS, "dataset": "digits"}
 
 
@@ -55,7 +55,7 @@ def in_the_report(project: Project) -> bool:
 def signalled(project: Project, log: Path, when: Callable[[Project], bool], number: int) -> None:
     """Starts the command and ends it then: SIGTERM to `mlflow run` alone, SIGKILL to it and all it has started."""
     process = project.start(log, **PARAMETERS)
-    wait_until(lambda: when(project), process, when.__name__)
+    eventually(lambda: when(project), process)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     if number == signal.SIGKILL:
         os.killpg(process.pid, number)
@@ -72,7 +72,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str
     project = Project(tmp_path_factory.mktemp("project"))
     log = project.folder / "log"
     signalled(project, log, in_a_trial, signal.SIGTERM)
-    eventually(lambda: not running(project))  # the run of `mlflow run` itself is put away a moment later
+    eventually(project.settled)
     after_term = {run.info.run_id: (run.info.status, run.data.tags.get("outcome")) for run in project.runs()}
     for when in (in_an_epoch, in_the_report):
         signalled(project, log, when, signal.SIGKILL)

@@ -13,12 +13,13 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from digits.workers import cores
 from tests.models import tiny_model
-from tests.serving import PATIENCE, ROOT, Reply, Server, environment, eventually, forget, pictures, png, store
+from tests.serving import PATIENCE, ROOT, Reply, Server, ask, environment, eventually, forget, pictures, png, store
 
 
 def failed_start(home: Path, **settings: str) -> tuple[int, str]:
@@ -112,6 +113,13 @@ def test_browsers_of_other_origins_may_call_only_where_that_is_set(server: Serve
         assert reply.headers["access-control-allow-origin"] == "https://example.org"
         other = open_to_one.post("/predict", png(), Origin="https://other.example")
         assert "access-control-allow-origin" not in other.headers
+        # What a browser asks before it sends a picture or a key.
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-api-key"}
+        before = open_to_one.request("OPTIONS", "/predict", headers=origin | asked)
+        assert before.status == 200
+        assert {"content-type", "x-api-key"} <= set(before.headers["access-control-allow-headers"].lower().split(", "))
+        refused = open_to_one.request("OPTIONS", "/predict", headers={"Origin": "https://other.example"} | asked)
+        assert refused.status == 400
 
 
 def half_a_request(server: Server, body: bytes) -> socket.socket:
@@ -216,12 +224,15 @@ class Load(threading.Thread):
         self.server, self.replies, self.failures, self.over = server, [], [], threading.Event()
 
     def run(self) -> None:
+        connection = self.server.connect()
         while not self.over.is_set():
             for picture in pictures(4):
                 try:
-                    self.replies.append(self.server.post("/predict", picture))
-                except OSError as error:
+                    self.replies.append(ask(connection, "POST", "/predict", picture, {"Content-Type": "image/png"}))
+                except (OSError, http.client.HTTPException) as error:
                     self.failures.append(error)
+                    connection.close()
+        connection.close()
 
 
 def seen(load: list[Load]) -> set[str]:
@@ -254,9 +265,14 @@ def test_a_new_champion_takes_over_under_load_without_a_failed_request_and_the_o
     assert [failure for client in load for failure in client.failures] == []
     replies: list[Reply] = [reply for client in load for reply in client.replies]
     assert {reply.status for reply in replies} == {200}
-    # What an answer says about its model is true: the same picture and model always give the same answer.
-    answers = {(reply.json["model"], reply.body) for reply in replies}
-    assert len(answers) == 2 * len(pictures(4))
+    # What an answer says about its model is true: the same picture and model always give the same answer, but for
+    # what the size of a batch does to the last digits.
+    answers: dict[tuple[str, int], list[list[float]]] = {}
+    for client in load:
+        for number, reply in enumerate(client.replies):
+            answers.setdefault((reply.json["model"], number % 4), []).append(reply.json["probabilities"])
+    assert len(answers) == 2 * 4
+    assert max(np.ptp(given, axis=0).max() for given in answers.values()) < 1e-4
 
 
 def test_a_worker_that_starts_again_beside_a_model_that_cannot_be_served_takes_the_one_before_it(

@@ -4,9 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,14 @@ from pipelines import shared
 from tests import postgres
 from tests.e2e.project import MNIST_ROOT
 from tests.postgres import Server
+from tests.serving import LONG, ROOT, eventually
 
 pytest.importorskip("psycopg", reason="pip install -e '.[cluster]'")
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
-ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 4
 MEASURED = 87  # statements a trial of 8 parameters and 2 epochs
-PATIENCE = 900  # seconds that a busy machine may take for what takes seconds
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +62,7 @@ class Machine:
         return words in self.log.read_text()
 
     def ends(self) -> int:
-        return self.process.wait(PATIENCE)
-
-
-def wait_until(true: Callable[[], Any]) -> Any:
-    """What is waited for, as soon as it is there."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-    return found
+        return self.process.wait(LONG)
 
 
 def training_files(folder: Path) -> Path:
@@ -103,10 +92,10 @@ def test_workers_share_a_study_and_a_killed_one_s_trial_is_run_by_another(
 
     try:
         victim = start("victim", f"worker --study shared {where}")  # first of all
-        wait_until(lambda: victim.says("waiting for the study 'shared'"))
+        eventually(lambda: victim.says("waiting for the study 'shared'"), victim.process)
         parent = start("parent", f"{asked} --tune_minutes 1000")
         other = start("other", f"worker --study shared {where}")
-        study = wait_until(lambda: joined(parent))
+        study = eventually(lambda: joined(parent), parent.process)
 
         def stopped_in_a_trial() -> list[int]:
             """The trial that the victim is at, and the victim held there."""
@@ -121,7 +110,7 @@ def test_workers_share_a_study_and_a_killed_one_s_trial_is_run_by_another(
                 victim.process.send_signal(signal.SIGCONT)
             return mine
 
-        (killed,) = wait_until(stopped_in_a_trial)
+        (killed,) = eventually(stopped_in_a_trial, victim.process, pause=0.1)  # between which it works
         victim.process.send_signal(signal.SIGKILL)
         assert victim.ends() == -signal.SIGKILL
         assert parent.ends() == 0, parent.log.read_text()

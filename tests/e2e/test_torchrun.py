@@ -13,14 +13,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.e2e.project import wait_until
 from tests.ports import free_port
+from tests.serving import LONG, ROOT, eventually
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 900  # seconds until something counts as stuck
 TRAIN = "train --epochs 3 --dataset digits --limit 300 --photographs 0 --outliers 40 --device cpu --recipe default"
 
 
@@ -63,17 +61,17 @@ def test_two_nodes_train_one_model_and_go_on_after_one_was_killed_the_second_wit
     first = tmp_path / "0"
     nodes = two_nodes(tmp_path)
     try:
-        wait_until(lambda: "epoch   1 of 3" in log(first), nodes[0], "an epoch")
+        eventually(lambda: "epoch   1 of 3" in log(first), nodes[0])
         ranks = [rank for node in nodes for rank in psutil.Process(node.pid).children()]
         second = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
         second.send_signal(signal.SIGKILL)
-        assert all(node.wait(PATIENCE) != 0 for node in nodes)
-        assert psutil.wait_procs(ranks, PATIENCE)[1] == []
+        assert all(node.wait(LONG) != 0 for node in nodes)
+        assert psutil.wait_procs(ranks, LONG)[1] == []
         (run,) = trainings(first)
         assert run.info.status in ("FAILED", "KILLED")
         assert "the same command goes on from here" in log(first)
         nodes += two_nodes(tmp_path)
-        assert [node.wait(PATIENCE) for node in nodes[2:]] == [0, 0], log(first) + log(tmp_path / "1")
+        assert [node.wait(LONG) for node in nodes[2:]] == [0, 0], log(first) + log(tmp_path / "1")
     finally:
         for node in nodes:
             node.kill()
@@ -94,5 +92,5 @@ def test_two_nodes_train_one_model_and_go_on_after_one_was_killed_the_second_wit
     ],
 )
 def test_what_can_not_be_is_told_once(tmp_path: Path, words: str, told: str) -> None:
-    assert torchrun(tmp_path / "one", words).wait(PATIENCE) != 0
+    assert torchrun(tmp_path / "one", words).wait(LONG) != 0
     assert sum(told in line for line in log(tmp_path / "one").splitlines() if line.startswith("error:")) == 1
