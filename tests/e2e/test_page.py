@@ -65,7 +65,7 @@ def trained_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("MNIST_ROOT is not set: no MNIST here to learn from")
     data = load("mnist", Path(root), limit=12_000)
     recipe = Recipe(batch_size=128, disturbed=0.2, photographs=0.0, outliers=0.0)
-    net = fit(recipe, TrainingSet(data.train), data.validation, epochs=2, seed=0, device="cpu")
+    net = fit(recipe, TrainingSet(data.train), data.validation, epochs=1, seed=0, device="cpu")
     with serving(to_onnx(net, 1.0, {"threshold": "0.3"}), tmp_path_factory.mktemp("trained")) as address:
         yield address
 
