@@ -38,7 +38,6 @@ def unrepeated(picture: Bytes) -> Bytes:
     for lines in (picture, picture.swapaxes(0, 1)):
         if often < 2 or not np.array_equal(lines[0], lines[1]):  # nearly all pictures end here
             return picture
-    for lines in (picture, picture.swapaxes(0, 1)):
         if _alike(lines[:, :: lines.shape[1] // SAMPLE | 1], often) < 2:  # and drawings here
             return picture
     for lines in (picture, picture.swapaxes(0, 1)):

@@ -103,8 +103,13 @@ def needed() -> Table:
             cells = (cores, memory, f"{gigabits(load, kind):.2g}", f"{math.ceil(load * it.p99):,}")
             rows.append((name, f"{load:,}", f"{count:,}", *cells))
     head = (
-        *("picture", "requests/s", "replicas", "cores asked for (busy)", "GiB asked for (used)"),
-        *("Gbit/s", "open requests, at most"),
+        "picture",
+        "requests/s",
+        "replicas",
+        "cores asked for (busy)",
+        "GiB asked for (used)",
+        "Gbit/s",
+        "open requests, at most",
     )
     return head, rows
 

@@ -37,11 +37,11 @@ def register(trained: dict[str, str]) -> int:
             raise
         client.create_registered_model(MODEL, description=ABOUT)
     known = client.search_model_versions(f"name = '{MODEL}' and run_id = '{trained['run_id']}'")
-    tags = client.get_run(trained["run_id"]).data.tags
-    own = {name: tags[name] for name in COPIED if name in tags}
     if known:
         made = known[0]
     else:
+        tags = client.get_run(trained["run_id"]).data.tags
+        own = {name: tags[name] for name in COPIED if name in tags}
         made = client.create_model_version(
             MODEL,
             source=f"models:/{trained['model_id']}",
