@@ -164,7 +164,8 @@ def glare(picture: Picture, rng: Generator) -> Picture:
 
 
 def as_jpeg(picture: Picture, quality: int) -> Picture:
-    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    written = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(written, cv2.IMREAD_COLOR_RGB)
 
 
 def dim(picture: Picture, rng: Generator) -> Picture:

@@ -6,6 +6,7 @@ Training and validation come from `load`; only `load_test` opens the test files.
 from __future__ import annotations
 
 import hashlib
+import socket
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ DatasetName = Literal["auto", "mnist", "digits"]
 VALIDATION_IMAGES = 5_000
 SPLIT_SEED = 20_260_000  # The splits never change, whatever the seed of a run.
 
+PATIENCE = 20  # seconds that a mirror may be silent
 # Published at http://yann.lecun.com/exdb/mnist/ and mirrored by torchvision, which knows the md5 only.
 MNIST_FILES = {
     "train": (
@@ -167,21 +169,30 @@ def _fetch(part: Literal["train", "test"], root: Path) -> Path:
     return raw
 
 
+def is_there(root: Path) -> bool:
+    """Whether MNIST is in a folder, whole or damaged, so that nothing has to be downloaded to train."""
+    return all((root / "MNIST" / "raw" / name).is_file() for name, _ in MNIST_FILES["train"])
+
+
 def _download(name: str, folder: Path) -> None:
     from torchvision.datasets import MNIST
     from torchvision.datasets.utils import download_url
 
     checksums = dict(MNIST.resources)
     problems = []
+    patience = socket.getdefaulttimeout()
     for mirror in MNIST.mirrors:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as half:  # a name has whole files only
+                socket.setdefaulttimeout(PATIENCE)  # torchvision would wait for ever
                 download_url(f"{mirror}{name}", half, filename=name, md5=checksums[name])
                 Path(half, name).replace(folder / name)
             return
         except (OSError, RuntimeError) as problem:
             problems.append(f"{mirror}: {problem}")
+        finally:
+            socket.setdefaulttimeout(patience)
     raise DataMissing(
         f"MNIST's {name} is not in {folder} and could not be downloaded ({'; '.join(problems)}). Put MNIST's four .gz "
         "files there, name the folder above MNIST/raw with -P data_dir= or MNIST_ROOT, or use -P dataset=digits."

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from digits.fit import predict_logits
 from digits.network import CHANNELS, IMAGE_SIZE, MIXTURES, SHARED, THIN, TWINS, DigitNet, Thin
+from digits.workers import cores
 
 OPSET = 20
 BATCH = 250  # pictures at once
@@ -302,7 +303,9 @@ def _kept_in_float(path: str) -> list[str]:
 
 def run(model: bytes, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities (n, 10) and digitness (n,) of uint8 (n, 28, 28), by ONNX Runtime on all cores."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     parts = [
         session.run(["probabilities", "digitness"], {"images": images[start : start + BATCH]})
         for start in range(0, len(images), BATCH)

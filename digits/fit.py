@@ -127,7 +127,8 @@ def fit(
         seed: the same seed, CPU, thread count and library versions give the same network; CUDA's sums have no order.
         device: "auto", "cpu" or "cuda".
         validation_photographs: gives each report its `photographs_accuracy`.
-        on_epoch: is told after each epoch; what it raises ends the training.
+        on_epoch: is told after each epoch; what it raises ends the training. One that goes on begins with the report
+            of its last epoch, which whoever was killed then may not have heard.
         checkpoint: file written after each epoch, whole or not at all, and gone on from where it fits the arguments.
         ranks: the processes that train together. Each is given the same recipe, pictures to train on, epochs and seed;
             only rank 0 measures, reports and writes.
@@ -149,8 +150,10 @@ def fit(
     )
     identity = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "steps": len(batches)}
     state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
-    done = _resume(checkpoint, identity, state, ranks)
+    done, last = _resume(checkpoint, identity, state, ranks)
     together = ranks.wrap(net)
+    if last and on_epoch and not ranks.rank:
+        on_epoch(last)
 
     for epoch in range(done + 1, epochs + 1):
         started = time.perf_counter()
@@ -199,7 +202,8 @@ def fit(
             images_per_second=shown / training_seconds,
         )
         if checkpoint:
-            _save(checkpoint, {"identity": identity, "epoch": epoch} | {k: v.state_dict() for k, v in state.items()})
+            facts = {"identity": identity, "report": asdict(report)}
+            _save(checkpoint, facts | {name: part.state_dict() for name, part in state.items()})
         if on_epoch:
             on_epoch(report)
 
@@ -230,8 +234,12 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def number_format(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is faster: on CUDA, and on CPUs that multiply it faster than float32 (docs/log.md)."""
-    fast = device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16())
+    """bfloat16 where it is faster: on GPUs that have it, and on CPUs that multiply it faster than float32
+    (docs/log.md)."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)  # since Ampere
+    else:
+        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -344,17 +352,20 @@ def _evaluate(net: torch.nn.Module, split: Split, device: torch.device) -> tuple
     return float(loss) / len(split), float(correct) / len(split)
 
 
-def _resume(checkpoint: Path | None, identity: dict[str, object], state: dict[str, Any], ranks: Ranks) -> int:
-    """Load rank 0's checkpoint of this very training, if there is one; the number of epochs that are done."""
+def _resume(
+    checkpoint: Path | None, identity: dict[str, object], state: dict[str, Any], ranks: Ranks
+) -> tuple[int, EpochReport | None]:
+    """Load rank 0's checkpoint of this very training, if there is one: epochs that are done, and the last report."""
     saved = (
         torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.exists() else None
     )
     saved = ranks.same(saved if saved and saved["identity"] == identity else None)
     if saved is None:
-        return 0
+        return 0, None
     for name, part in state.items():
         part.load_state_dict(saved[name])
-    return int(saved["epoch"])
+    report = EpochReport(**saved["report"])
+    return report.epoch, report
 
 
 def _save(checkpoint: Path, content: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,11 +83,25 @@ def _registered(asked: str) -> Chosen:
         raise UserError(
             f"there is no model {NAME} in the BentoML store, and no MLflow to ask for {asked}; expected {ACCEPTED}"
         )
-    from pipelines import registry, tracking
+    from pipelines import registry
 
     version = registry.find(asked)
-    found = Chosen(f"{NAME}/{version.version}", tracking.read_model(version.tags["model_id"]))
-    return verified(found, version.tags.get("sha256", ""))
+    return logged(f"{NAME}/{version.version}", version.tags["model_id"], version.tags["sha256"])
+
+
+def logged(name: str, model_id: str, sha256: str) -> Chosen:
+    """A model that was logged to MLflow; where its files are lost, the BentoML store's copy. Raises UserError."""
+    from pipelines import store, tracking
+
+    try:
+        content = tracking.read_model(model_id)
+    except UserError:
+        copy = store.content_of(sha256)
+        if copy is None:
+            raise
+        print(f"{name} is not where it was logged any more: the BentoML store has a copy", file=sys.stderr)
+        content = copy
+    return verified(Chosen(name, content), sha256)
 
 
 def verified(found: Chosen, registered: str) -> Chosen:

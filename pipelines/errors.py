@@ -34,8 +34,9 @@ def _outside(cause: BaseException) -> str | None:
         return "a process of this command was ended, perhaps for want of memory"
     if isinstance(cause, OSError) and cause.errno in REASONS:
         return REASONS[cause.errno] + (f" ({cause.filename})" if cause.filename else "")
-    if isinstance(cause, sqlite3.OperationalError):
-        return f"the run database can't be used: {cause}"
+    original = getattr(cause, "orig", cause)  # SQLAlchemy keeps the driver's error there
+    if isinstance(original, sqlite3.OperationalError):
+        return f"the run database can't be used: {original}"
     if type(cause).__name__ == "OperationalError":  # psycopg's and SQLAlchemy's
         return f"the database does not answer ({str(cause).splitlines()[0]})"
     if isinstance(cause, RuntimeError) and "PytorchStreamWriter" in str(cause):

@@ -16,7 +16,7 @@ from digits.classifier import Classifier
 from digits.data import Data, fetch_test, load, load_test
 from digits.workers import cores
 from pipelines import card, logbook, own, pictures, registry, report, tracking
-from pipelines.chosen import Chosen, verified
+from pipelines.chosen import logged
 from pipelines.errors import UserError
 from pipelines.files import write
 from pipelines.gate import ACCEPTED
@@ -155,8 +155,7 @@ def without(labelled: Labelled, learnt: set[str]) -> Labelled:
 
 def fetch_model(trained: dict[str, str]) -> bytes:
     """model.onnx of a logged model. Raises UserError where it is not the file that was registered."""
-    logged = Chosen(f"model.onnx of {trained['model_id']}", tracking.read_model(trained["model_id"]))
-    return verified(logged, trained["sha256"]).content
+    return logged(f"model.onnx of {trained['model_id']}", trained["model_id"], trained["sha256"]).content
 
 
 def log_report(measured: report.Report, name: str, folder: Path) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import posixpath
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from pipelines.errors import UserError
 
 LABELS = "labels.csv"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+NOT_READ = frozenset({".heic", ".heif", ".avif", ".jxl", ".svg", ".pdf", ".dng", ".raw"})
 ACCEPTED = "a folder, a zip file, a picture or a quoted pattern such as 'pictures/**/*.jpg'"
 
 
@@ -135,11 +137,17 @@ def _pattern(pattern: str) -> Listing:
 def _with_labels(source: Source, found: Iterable[str]) -> tuple[list[str], dict[str, int]]:
     """The pictures among the files found, by their names' endings, and what their folders or a labels.csv say."""
     files = {name for name in found if not name.startswith("__MACOSX/")}
-    names = [
-        name
-        for name in files
-        if PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
-    ]
+    endings = {
+        name: PurePosixPath(name).suffix.lower() for name in files if not posixpath.basename(name).startswith(".")
+    }
+    names = [name for name, ending in endings.items() if ending in SUFFIXES]
+    others = [ending for ending in endings.values() if ending in NOT_READ]
+    if others:
+        kinds = " ".join(sorted(set(others)))
+        print(
+            f"left out in {source.root}: {len(others):,} files that are not read ({kinds}): save them as JPEG or PNG",
+            file=sys.stderr,
+        )
     base = _common_folder(names) if names else PurePosixPath()
     for folder in (base, *base.parents):
         listing = str(folder / LABELS)

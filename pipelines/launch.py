@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from digits.workers import cores
 from pipelines import signals
 from pipelines.errors import BROKEN_OFF, GOES_ON, UserError, causes, explain
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
@@ -37,6 +38,7 @@ def run(words: Sequence[str]) -> int:
     """
     # Progress shows at once in a log file too, and a dash that a terminal has not is no reason to end.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # PyTorch would take a container's host for its own
     launcher = os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     try:

@@ -15,7 +15,7 @@ from pipelines.job import open_job
 from pipelines.material import load_data, load_own, material_for, named, warn_of_fallback
 from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main
-from pipelines.promote import promote
+from pipelines.promote import check_champion, promote
 from pipelines.train import train
 from pipelines.tune import base_recipe, check_database, study
 
@@ -28,6 +28,7 @@ def run(parameters: Main) -> None:
     extra = load_own(parameters)
     fingerprint = fingerprint_of_all(data.fingerprint, extra)
     ranks.check(base_recipe(len(data.train)))
+    check_champion()
     with open_job("main", parameters, fingerprint) as job:
         check_database(job, parameters)
         name = f"Digits from {named(data)}, {parameters.epochs} epochs (seed {parameters.seed})"

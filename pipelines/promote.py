@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -42,6 +43,13 @@ def alone() -> Iterator[None]:
         yield
 
 
+def check_champion() -> None:
+    """Raises UserError where nothing can be compared with the champion: nobody wants to hear it after a training."""
+    champion = registry.by_alias("champion")
+    if champion:
+        evidence(champion)
+
+
 @alone()
 def promote(version: ModelVersion, parameters: Main | Promote) -> dict[str, Any]:
     """Decides, moves the alias, fills the store, and tells. Gives `version`, `promoted`, `why` and `tag`."""
@@ -78,14 +86,18 @@ def _is(holder: ModelVersion | None, version: ModelVersion) -> bool:
 def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: Main | Promote) -> Decision:
     dataset = version.tags.get("dataset", "unknown")
     of_mnist = champion is not None and champion.tags.get("dataset") == "mnist"
-    if dataset == "digits" and not of_mnist and (tag := store.newest_of_mnist()):
-        return Decision(
-            False,
-            [
-                f"the BentoML store holds {tag}, a model of MNIST, which one of scikit-learn's digits never replaces:"
-                " name another store with BENTOML_HOME"
-            ],
-        )
+    if not of_mnist and (stored := store.newest_of_mnist()):  # of another registry, as far as this one knows
+        tag, limit = stored
+        own = int(registry.parameters(version).get("limit", 0))
+        less = "scikit-learn's digits" if dataset == "digits" else "fewer of its digits"
+        if dataset == "digits" or 0 < own < (limit or math.inf):
+            return Decision(
+                False,
+                [
+                    f"the BentoML store holds {tag}, a model of MNIST, which one of {less} never replaces:"
+                    " name another store with BENTOML_HOME"
+                ],
+            )
     if _is(champion, version):
         return Decision(True, ["it is champion already"])
     if "promoted_at" in version.tags and not (dataset == "digits" and of_mnist):
@@ -105,5 +117,8 @@ def evidence(version: ModelVersion) -> Evidence:
         with np.load(io.BytesIO(tracking.read(run_id, "report/answers.npz")), allow_pickle=False) as answers:
             right = {name.rpartition(".")[0]: answers[name] for name in answers.files if not name.endswith(".guesses")}
     except FileNotFoundError as error:
-        raise UserError(f"{error}: measure it again with mlflow run . -e evaluate -P model={number}") from None
+        raise UserError(
+            f"version {number} has lost its report ({error}): measure it again with mlflow run . -e evaluate"
+            f" -P model={number}"
+        ) from None
     return Evidence(number, version.tags["dataset"], summary["metrics"]["test_accuracy"], sets, right)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import yaml  # type: ignore[import-untyped]
@@ -35,10 +36,23 @@ def champion_tag() -> str | None:
     return str(found.tag) if found else None
 
 
-def newest_of_mnist() -> str | None:
-    """The tag of the store's newest model, of whatever registry, if it has learnt from MNIST."""
+def newest_of_mnist() -> tuple[str, int] | None:
+    """The tag of the store's newest model, of whatever registry, if it has learnt from MNIST; and its `limit`."""
     newest = _find(registry.MODEL)
-    return str(newest.tag) if newest and (newest.info.metadata or {}).get("dataset") == "mnist" else None
+    facts: dict[str, Any] = dict((newest.info.metadata or {}) if newest else {})
+    if newest is None or facts.get("dataset") != "mnist":
+        return None
+    return str(newest.tag), int(facts.get("parameters", {}).get("limit", 0))
+
+
+def content_of(sha256: str) -> bytes | None:
+    """model.onnx of a stored model with that digest, if there is one."""
+    for model in bentoml.models.list(registry.MODEL):
+        if (model.info.metadata or {}).get("sha256") == sha256 == digest(model):
+            file = model_file(Path(model.path))
+            assert file is not None
+            return file.read_bytes()
+    return None
 
 
 def _find(tag: str) -> bentoml.Model | None:

@@ -49,6 +49,8 @@ def connect() -> None:
                 raise
     elif experiment.lifecycle_stage == "deleted":
         MlflowClient().restore_experiment(experiment.experiment_id)
+    else:
+        _check_place(experiment.artifact_location)
     mlflow.set_experiment(EXPERIMENT)
     _close_what_is_dead()
 
@@ -64,6 +66,17 @@ def _artifacts() -> str | None:
     if mlflow.get_tracking_uri().startswith(("http://", "https://", "databricks")):
         return None
     return (FOLDER / "artifacts").resolve().as_uri()
+
+
+def _check_place(location: str) -> None:
+    """Warns where a project was moved or copied, but its runs go on putting their artifacts into the old folder."""
+    here = _artifacts()
+    if here and location.startswith("file:") and location != here:
+        old, new = location.removeprefix("file://"), here.removeprefix("file://")
+        print(
+            f"WARNING: runs of this database keep their files in {old}, not in {new}: if the project was moved, move it"
+            " back, or begin anew without its mlflow.db and mlruns"
+        )
 
 
 def note(launcher: str) -> None:

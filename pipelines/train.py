@@ -161,7 +161,10 @@ def fitted(job: Job, material: Material, recipe: Recipe, parameters: Main | Trai
     if not weights.exists():
 
         def after(report: EpochReport) -> None:
-            earlier = [known for known in job.state.get("epochs", []) if known["epoch"] < report.epoch]
+            known = job.state.get("epochs", [])
+            if _finite(report) in known:
+                return  # told before the command was ended
+            earlier = [each for each in known if each["epoch"] < report.epoch]
             job.note("epochs", [*earlier, _finite(report)])
             logbook.log_epoch(report)
             logbook.tell_epoch(report)

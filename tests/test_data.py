@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +107,19 @@ def test_the_fingerprint_changes_with_the_data_and_with_nothing_else(tmp_path):
 
 
 def test_half_a_download_is_no_file(tmp_path, monkeypatch):
+    patience = []
+
     def break_off(_url, folder, filename, **_keywords):
         (Path(folder) / filename).write_bytes(b"half")
+        patience.append(socket.getdefaulttimeout())
         raise OSError("connection reset")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", break_off)
     with pytest.raises(DataMissing, match="connection reset"):
         load("mnist", tmp_path)
     assert list((tmp_path / "MNIST" / "raw").iterdir()) == []
+    assert all(patience), "a mirror that is silent is not waited for"
+    assert socket.getdefaulttimeout() is None
 
 
 @needs_mnist

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import sqlite3
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from digits.data import DataError
 from pipelines.errors import UserError, explain
@@ -46,6 +48,11 @@ def test_a_file_is_for_those_that_the_user_lets_read_it(tmp_path: Path, mask: in
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "for want of room"),
         (DataError("train-images is damaged"), "train-images is damaged"),
         (UserError("mend it"), "mend it"),
+        (
+            OperationalError("INSERT …", {}, sqlite3.OperationalError("database or disk is full")),
+            "the run database can't be used: database or disk is full",
+        ),
+        (OperationalError("SELECT 1", {}, Exception("connection refused")), "the database does not answer"),
     ],
 )
 def test_what_a_user_can_mend_is_explained_in_one_line(error: Exception, expected: str) -> None:

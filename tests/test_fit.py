@@ -60,7 +60,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_network(small, bundled, 
     seen = []
     resumed = fit(QUICK, small, bundled.validation, **arguments, on_epoch=seen.append, checkpoint=checkpoint)
     unbroken = fit(QUICK, small, bundled.validation, **arguments)
-    assert [report.epoch for report in seen] == [2]
+    assert [report.epoch for report in seen] == [1, 2], "whoever was killed may not have heard of the first"
     assert all(torch.equal(weights(resumed)[name], weights(unbroken)[name]) for name in weights(unbroken))
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 

@@ -121,6 +121,19 @@ def test_a_model_that_takes_letters_for_digits_or_refuses_digits_is_kept_out() -
     assert not decide(challenger, champion, 0.98).promote
 
 
+def test_more_folders_do_not_make_it_easier_to_be_worse_on_the_test_digits() -> None:
+    champion, challenger = evidence(1), evidence(2, wrong=38)  # eight more: p = 0.008
+    folders = {f"folder_{number}": np.arange(1_000) >= 40 for number in range(40)}
+    for model in (champion, challenger):
+        model.sets.update(dict.fromkeys(folders, "f"))
+        model.right.update(folders)
+    assert "test digits: 99.62% against 99.70%" in decide(challenger, champion, 0.98).reasons[0]
+    assert not decide(challenger, champion, 0.98).promote
+    challenger.right["test_digits"] = champion.right["test_digits"]
+    challenger.right["folder_7"] = np.arange(1_000) >= 48  # the same p, of one set of many
+    assert decide(challenger, champion, 0.98).promote
+
+
 def test_what_is_better_by_ranks_is_not_called_worse_for_a_few_that_fell_far() -> None:
     counts = np.full(1_000, 100)
     changed = counts + 1

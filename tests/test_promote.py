@@ -456,3 +456,62 @@ def test_a_stored_model_without_its_description_is_a_line_and_no_traceback(world
             chosen.find(tag)
     finally:
         hidden.rename(description)
+
+
+def test_a_model_that_mlruns_has_lost_is_the_store_s_copy_and_its_lost_report_is_told(
+    world: Path, champion: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import chosen, registry
+    from pipelines import promote as promotion
+    from pipelines.errors import UserError
+
+    promote(str(champion))
+    promotion.check_champion()
+    sha256 = registry.find(str(champion)).tags["sha256"]
+    kept, lost = world / "mlruns" / "artifacts", world / "lost"
+    kept.rename(lost)
+    try:
+        assert chosen.find(f"digits/{champion}").sha256 == sha256
+        assert "the BentoML store has a copy" in capsys.readouterr().err
+        with pytest.raises(UserError, match=rf"lost its report .* evaluate -P model={champion}$"):
+            promotion.check_champion()
+    finally:
+        lost.rename(kept)
+
+
+@pytest.mark.parametrize(("limit", "stored", "promoted"), [(20_000, 0, False), (0, 0, True), (20_000, 10_000, True)])
+def test_a_model_of_a_part_of_mnist_does_not_replace_another_registry_s_of_more(
+    champion: int, monkeypatch: pytest.MonkeyPatch, limit: int, stored: int, promoted: bool
+) -> None:
+    from pipelines import promote as promotion
+    from pipelines import registry, store
+
+    version = registry.find(str(champion))
+    del version.tags["promoted_at"]
+    monkeypatch.setattr(registry, "parameters", lambda _: {"limit": str(limit)})
+    monkeypatch.setattr(store, "newest_of_mnist", lambda: ("digits:v9-other", stored))
+    decision = promotion._decision(version, None, Promote())
+    assert decision.promote == promoted, decision.reasons
+    assert promoted or "digits:v9-other" in decision.reasons[0]
+
+
+def test_a_project_that_was_moved_is_told_where_its_runs_keep_their_files(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import tracking
+
+    tracking.connect()
+    assert "WARNING" not in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    tracking.connect()
+    assert f"keep their files in {world}/mlruns/artifacts, not in {tmp_path}/mlruns" in capsys.readouterr().out
+
+
+def test_pictures_of_a_kind_that_is_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines import inputs
+
+    (tmp_path / "3").mkdir()
+    for name in ("a.HEIC", "b.heic", "c.jpg", "._d.heic"):
+        (tmp_path / "3" / name).touch()
+    assert [path.name for path, _ in inputs.labelled(tmp_path)] == ["c.jpg"]
+    assert "2 files that are not read (.heic): save them as JPEG or PNG" in capsys.readouterr().err

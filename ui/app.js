@@ -22,7 +22,7 @@ const LATE = 300; // milliseconds until an answer that is awaited is missed
 
 let shown = null; // the gallery's entry on the sheet, if any
 let wanted = 0; // how many drawings have been asked about: an answer to the newest ends the waiting
-let sent = null; // {blob, name?}: what the answer on the screen answers
+let sent = null; // {blob, base64} of a drawing or {blob, name, saved}: what the answer on the screen answers
 
 // ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,7 +110,7 @@ function showReading() {
   panel("idle", { headline: "Reading…", detail: shown?.name });
 }
 
-function showAnswer(answer, { blob, name, saved, roundTrip, together = 1 }) {
+function showAnswer(answer, { blob, base64, name, saved, roundTrip, together = 1 }) {
   const [headline, detail] = verdict(answer);
   panel(answer.accepted ? "accepted" : "refused", {
     headline,
@@ -118,7 +118,7 @@ function showAnswer(answer, { blob, name, saved, roundTrip, together = 1 }) {
     answer,
     roundTrip: milliseconds(roundTrip) + (together > 1 ? ` for ${together}` : ""),
     inService: milliseconds(answer.milliseconds),
-    request: { blob, name, saved },
+    request: { blob, base64, name, saved },
     said: `${headline}. ${detail}`,
   });
   $("model").textContent = answer.model ?? "–";
@@ -132,12 +132,16 @@ function showError(error, request = null) {
   $("trouble").hidden = false;
   $("key").hidden = error.status !== 401;
   $("retry").hidden = !error.retryable || error.status === 401;
-  if (error.status === 401 && keyTried) $("key-value").select();
+  if (error.status === 401 && keyTried) {
+    $("key-value").focus(); // which select() does in Chromium alone
+    $("key-value").select();
+  }
   keyTried = false;
 }
 
 function hideTrouble() {
-  if ($("trouble").contains(document.activeElement)) $("surface").focus({ preventScroll: true }); // what had it is about to go
+  // What had the focus is about to go. On the sheet a key meant to scroll would take a picture away.
+  if ($("trouble").contains(document.activeElement)) $(shown ? "headline" : "surface").focus({ preventScroll: true });
   $("trouble").hidden = true;
 }
 
@@ -145,12 +149,17 @@ function hideTrouble() {
 function showCurl(request) {
   sent = request;
   $("copy").disabled = !request;
-  $("curl").textContent = request ? command("…") : "Write or pick something first.";
+  $("curl").textContent = request ? command(request.base64 && "…") : "Write or pick something first.";
 }
 
 function command(base64) {
   const { blob, name, saved } = sent;
-  return curl(PREDICT, kind(blob), { name, saved, base64: name ? "" : base64, key: hasKey() });
+  return curl(PREDICT, kind(blob), { name, saved, base64, key: hasKey() });
+}
+
+async function encoded(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 }
 
 function showBusy(seconds) {
@@ -187,10 +196,11 @@ function ask(now) {
     const number = wanted;
     try {
       const blob = await sheet.png();
+      const base64 = await encoded(blob); // now: Safari's clipboard takes only what is there at the click
       if (signal.aborted) return;
       const { answer, milliseconds: roundTrip } = await predict(blob, { signal, onWait: showBusy });
       showVersion(answer.model);
-      showAnswer(answer, { blob, roundTrip });
+      showAnswer(answer, { blob, base64, roundTrip });
       behind(number !== wanted);
     } catch (error) {
       if (signal.aborted) return;
@@ -215,9 +225,11 @@ sheet.addEventListener("pen", ({ detail }) => {
 });
 
 function tidy() {
-  $("undo").disabled = !sheet.canUndo;
-  $("redo").disabled = !sheet.canRedo;
-  $("clear").disabled = sheet.empty && !shown;
+  const usable = { undo: sheet.canUndo, redo: sheet.canRedo, clear: !sheet.empty || shown !== null };
+  for (const [id, yes] of Object.entries(usable)) {
+    if (!yes && document.activeElement === $(id)) $("surface").focus({ preventScroll: true }); // a button that is off loses it
+    $(id).disabled = !yes;
+  }
   $("hint").hidden = !sheet.empty || shown !== null;
 }
 
@@ -298,14 +310,23 @@ for (const id of ["files", "capture"]) {
   });
 }
 addEventListener("paste", ({ clipboardData }) => bring([...(clipboardData?.files ?? [])]));
+addEventListener("dragstart", (event) => event.preventDefault()); // the page's own pictures are here already
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   addEventListener(name, (event) => {
     const files = event.dataTransfer?.types.includes("Files");
-    if (files) event.preventDefault();
+    const link = !files && event.dataTransfer?.types.includes("text/uri-list"); // what some browsers make of another page's picture
+    if (files || link) event.preventDefault(); // a link would take this page's place
     const leaving = name === "drop" || (name === "dragleave" && !event.relatedTarget);
     document.body.classList.toggle("dropping", files && !leaving);
     if (name === "drop" && files) bring([...event.dataTransfer.files], true);
+    if (name === "drop" && link) explainLinks();
   });
+}
+
+function explainLinks() {
+  latest.cancel();
+  showError(new ApiError("elsewhere", "Save the picture first, or copy it and paste it here.", 400));
+  behind(false);
 }
 
 $("csv").addEventListener("click", () => {
@@ -321,13 +342,8 @@ $("empty").addEventListener("click", () => {
 
 // ── Curl, key, retry ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function wholeCommand() {
-  const bytes = sent.name ? [] : new Uint8Array(await sent.blob.arrayBuffer());
-  return command(btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")));
-}
-
 $("copy").addEventListener("click", async () => {
-  const whole = await wholeCommand();
+  const whole = command(sent.base64);
   try {
     await navigator.clipboard.writeText(whole);
     $("copy").textContent = "Copied";
@@ -399,5 +415,6 @@ system.addEventListener("change", recolour);
 
 setBrush($("brush").value);
 showNothing();
+tidy(); // Firefox keeps what was usable before a reload
 recolour();
 learnModel();

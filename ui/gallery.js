@@ -132,7 +132,7 @@ export class Gallery extends EventTarget {
   #deal(entry) {
     const item = document.createElement("li");
     const button = Object.assign(document.createElement("button"), { type: "button", className: "card" });
-    const picture = Object.assign(new Image(), { src: entry.url, alt: "", loading: "lazy" });
+    const picture = Object.assign(new Image(), { loading: "lazy", alt: "", src: entry.url });
     const unseen = Object.assign(document.createElement("span"), { className: "unseen" });
     picture.addEventListener("error", () => picture.replaceWith(unseen)); // HEIC, say: sent all the same
     const result = Object.assign(document.createElement("span"), { className: "result" });

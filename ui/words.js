@@ -31,6 +31,7 @@ const KIND = {
   too_large: "That picture is too large",
   too_many_pixels: "That picture is too large",
   animated_image: "That picture moves",
+  elsewhere: "That is on another page",
 };
 
 /** [title, text] of an error, kindly. */

@@ -287,6 +287,14 @@ def test_undo_redo_and_clear_walk_through_what_was_drawn(visit: Visit) -> None:
     assert visit.sent == first
 
 
+def test_a_button_that_has_done_its_work_leaves_the_keyboard_on_the_sheet(visit: Visit) -> None:
+    visit.draw(THREE)
+    for name, key in (("#undo", "Enter"), ("#redo", "Space"), ("#clear", "Enter")):
+        visit.page.locator(name).press(key)
+        expect(visit.page.locator(name)).to_be_disabled()
+        expect(visit.page.locator("#surface")).to_be_focused()
+
+
 def test_a_thicker_brush_leaves_more_ink(visit: Visit) -> None:
     def ink() -> int:
         return sum(visit.drawn.histogram()[:128])
@@ -386,6 +394,27 @@ def test_a_photograph_dropped_on_the_page_is_answered_as_the_api_answers_it(visi
     visit.drop((photos[0].name, "image/jpeg", content))
     visit.answered()
     assert visit.digit == ask(url, content, "image/jpeg")["digit"]
+
+
+def test_what_is_dragged_from_another_page_does_not_take_the_place_of_this_one(visit: Visit) -> None:
+    visit.draw(THREE)
+    visit.answered()
+    for name in ("dragover", "drop"):
+        assert visit.page.evaluate(
+            """name => {
+                const dataTransfer = new DataTransfer();
+                dataTransfer.setData("text/uri-list", "https://example.org/three.jpg");
+                const event = new DragEvent(name, { bubbles: true, cancelable: true, dataTransfer });
+                return !document.body.dispatchEvent(event);
+            }""",
+            name,
+        ), "the browser would leave the page"
+    expect(visit.page.locator("#trouble")).to_contain_text("Save the picture first")
+    visit.draw([(0.1, 0.9), (0.9, 0.9)])
+    visit.answered()
+    visit.drop(("three.jpg", "image/jpeg", picture()))
+    dragged = "e => !e.dispatchEvent(new DragEvent('dragstart', { bubbles: true, cancelable: true }))"
+    assert visit.page.locator(".card img").evaluate(dragged), "it would be brought a second time"
 
 
 def test_several_pictures_make_a_gallery_where_a_bad_one_spoils_nothing(visit: Visit, url: str) -> None:
@@ -567,7 +596,9 @@ def test_try_again_asks_again_after_any_failure_of_the_service(visit: Visit, sta
     visit.page.click("#retry")
     visit.answered()
     assert card.get_attribute("title") == "three.jpg"
-    expect(visit.page.locator("#surface")).to_be_focused()
+    expect(visit.page.locator("#headline")).to_be_focused()
+    visit.page.keyboard.press("ArrowDown")  # scrolls, and takes no picture from the sheet
+    expect(visit.page.locator("#picture")).to_be_visible()
 
 
 def test_an_answer_that_is_late_looks_so(visit: Visit) -> None:
@@ -754,7 +785,7 @@ def test_focus_and_choice_are_seen_in_the_reader_s_own_colours(browser: Browser,
 
 def test_a_phone_on_its_side_shows_sheet_and_answer_beside_each_other(browser: Browser, url: str) -> None:
     visit = Visit(browser, has_touch=True, is_mobile=True)
-    for width, height in ((932, 430), (844, 390), (667, 375)):
+    for width, height in ((932, 430), (844, 390), (667, 375), (800, 280)):  # the last with the browser's bars
         visit.page.set_viewport_size({"width": width, "height": height})
         visit.page.goto(url)
         sheet, answer = (visit.page.locator(name).bounding_box() for name in ("#sheet", "#headline"))
@@ -763,6 +794,16 @@ def test_a_phone_on_its_side_shows_sheet_and_answer_beside_each_other(browser: B
         assert sheet["y"] + sheet["height"] <= height
         assert answer["y"] + answer["height"] <= height
         assert answer["x"] > sheet["x"] + sheet["width"]
+        for name in ("undo", "redo", "clear", "brush", "pick", "shoot"):
+            tool = visit.page.locator(f"#{name}")
+            tool.scroll_into_view_if_needed()
+            assert tool.evaluate(
+                """tool => { const { x, y, width, height } = tool.getBoundingClientRect();
+                    return tool.contains(document.elementFromPoint(x + width / 2, y + height / 2)); }"""
+            ), f"{name} lies under something at {width}×{height}"
+    visit.page.set_viewport_size({"width": 320, "height": 150})  # a desktop at 400%
+    visit.page.goto(url)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 320
     visit.context.close()
 
 
