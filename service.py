@@ -351,6 +351,7 @@ class Application(ServiceAppFactory):  # type: ignore[misc]
         while server_context.worker_index is None or os.getppid() == supervisor():
             await asyncio.sleep(ATTENDING_SECONDS)
         log.warning("the process that started this worker is gone: it ends too")
+        shutil.rmtree(shared_folder(), ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def follow(self) -> None:
@@ -396,8 +397,9 @@ class Server(Service[Any]):  # type: ignore[misc]
         shares, worker = None, server_context.worker_index
         if worker is not None:
             folder = shared_folder()
+            folder.mkdir(mode=0o700, exist_ok=True)  # a system that tidies up may have taken it
             forget_the_dead(folder)
-            if 1 < workers() <= listener.PLACES:
+            if workers() <= listener.PLACES:
                 shares = listener.Shares(folder / "connections", worker - 1)
         listener.install(shares, SETTINGS.idle_seconds)
         application = Application(self, is_main=is_main)

@@ -26,6 +26,8 @@ from digits.settings import Settings
 
 FAREWELL_SECONDS = 5.0  # for the answers to a client that sends no more
 PARTING_SECONDS = 1.0  # for a client that still sends to read why it is not listened to
+LEAVING_SECONDS = 0.1  # that a connection at rest is left for what may have come before the server's end was told
+SLOWEST = 1_024  # bytes a second that a client has to read of an answer that waits for it
 OPENING_SECONDS = 0.2  # that a known head waits for its body before it is taken for a request like others
 HOST = re.compile(rb"[^\s/?#@]*")
 HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
@@ -51,6 +53,7 @@ class OneWrite:
         self.transport, self.idle_seconds = transport, idle_seconds
         self.loop = asyncio.get_running_loop()
         self.head: bytes | None = None
+        self.watch: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)
@@ -81,7 +84,25 @@ class OneWrite:
         finally:
             self.transport.close()
             if self.transport.get_write_buffer_size():
-                self.loop.call_later(self.idle_seconds, self.transport.abort)
+                self.expect_reading()
+
+    def expect_reading(self) -> None:
+        """From now on a client that reads nothing, or next to nothing, is waited for no longer."""
+        self.expect_nothing()
+        left = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if left - self.transport.get_write_buffer_size() < SLOWEST * self.idle_seconds:
+                self.transport.abort()
+            else:
+                self.expect_reading()
+
+        self.watch = self.loop.call_later(self.idle_seconds, look)
+
+    def expect_nothing(self) -> None:
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
 
 
 class Flow(FlowControl):
@@ -116,7 +137,6 @@ class Connection(HttpToolsProtocol):
         self.access_log = False  # digits.front has its own
         self.shares: Shares | None = None
         self.waiting: asyncio.TimerHandle | None = None
-        self.stuck: asyncio.TimerHandle | None = None
         self.ending: asyncio.TimerHandle | None = None
         self.in_head = self.in_message = False
         self.begun = 0  # messages
@@ -151,10 +171,13 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.settings.max_connections:
             self.refuse(busy("there are too many connections; try again in a second"))
             return
-        self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
+        self.waiting = self.loop.call_later(
+            LEAVING_SECONDS if self.leaving else self.settings.idle_seconds, self.waited
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self.waiting, self.stuck, self.ending, self.holding, self.timeout_keep_alive_task):
+        cast(OneWrite, self.transport).expect_nothing()
+        for timer in (self.waiting, self.ending, self.holding, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         if self.shares is not None:
@@ -371,17 +394,24 @@ class Connection(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
-        self.give_up_short_way()
-        if not self.is_on_errand():
-            super().shutdown()
+        """What is being worked on, or has come and was not read yet, is the last."""
         self.leaving = True
+        self.give_up_short_way()
+        if self.is_on_errand():
+            return
+        if not self.is_resting():
+            self.cycle.keep_alive = False
+        else:  # closed at once, a request that has arrived would be lost, and the client told by a reset
+            if self.waiting is not None:
+                self.waiting.cancel()
+            self.waiting = self.loop.call_later(LEAVING_SECONDS, self.waited)
 
     def waited(self) -> None:
         """The time for a head is over."""
         self.waiting = None
         if not self.is_resting():  # the head of the next request: the answer under way goes first
             self.waiting = self.loop.call_later(self.settings.idle_seconds, self.waited)
-        elif self.in_head:
+        elif self.in_head and not self.leaving:
             seconds = f"{self.settings.idle_seconds:g}"
             self.refuse(Refusal(408, "request_timeout", f"the headers took longer than {seconds} s"))
         else:
@@ -390,12 +420,10 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered: its buffers are full, and ours."""
         super().pause_writing()
-        self.stuck = self.loop.call_later(self.settings.idle_seconds, self.transport.abort)
+        cast(OneWrite, self.transport).expect_reading()
 
     def resume_writing(self) -> None:
-        if self.stuck is not None:
-            self.stuck.cancel()
-            self.stuck = None
+        cast(OneWrite, self.transport).expect_nothing()
         super().resume_writing()
 
     def on_response_complete(self) -> None:

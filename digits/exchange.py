@@ -22,6 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("bentoml.digits")
 LINGER_SECONDS = 3.0
 SMALL_BODY = 65_536
+ALWAYS_ROOM = 16_384  # bytes of a body for which there is room whatever the others are
 SMALL_BODY_SECONDS = 0.2  # until a small body that was announced is here, unless it never comes
 GONE = "the client has gone"  # why a connection cancels what it waited for
 CLOSED = 499  # in metrics and log, as nginx has it: nobody is there to take an answer
@@ -100,6 +101,7 @@ class Exchange:
     """One request. `run` does all of it; a handler asks for the `body` and sets `model`."""
 
     __slots__ = (
+        "begun",
         "boundary",
         "declared",
         "explain",
@@ -130,7 +132,7 @@ class Exchange:
         self.explain = False  # whether the client wants to see what the model saw
         self.limit = 0
         self.held = 0
-        self.placed = False
+        self.begun = self.placed = False  # whether it counts among those under way, and has a place
         self.model = ""
         self.status = 0  # of the answer, once it was handed over,
         self.finished = 0.0  # and when its last byte was
@@ -146,8 +148,7 @@ class Exchange:
         The handler may raise Refusal; anything else it raises is a 500 and goes to the log.
         """
         gate = self.gate
-        self.placed = True
-        gate.in_progress += 1
+        self.begun = True
         gate.telemetry.begin()
         try:
             with gate.clock:
@@ -171,21 +172,22 @@ class Exchange:
 
     def leave(self) -> None:
         """Gives back its place among the requests in progress, and what it held of their bodies."""
+        if self.begun:
+            self.begun = False
+            self.gate.telemetry.end()
         if self.placed:
             self.placed = False
             self.gate.in_progress -= 1
-            self.gate.telemetry.end()
         self.release()
 
     def admit(self, limit: int) -> None:
         """Checks all that can be checked before the body comes. Raises Refusal."""
-        gate, settings, headers = self.gate, self.gate.settings, self.headers
+        gate, headers = self.gate, self.headers
         if gate.key and not authorised(headers, gate.key):
             raise Refusal(401, "unauthorized", "send the API key as X-API-Key", {"WWW-Authenticate": "Bearer"})
-        if gate.in_progress > settings.max_concurrency:
-            raise busy(f"{settings.max_concurrency} requests are being worked on; try again in a second")
         if not limit:
             return
+        self.check_room()
         asked = EXPLAIN.findall(self.scope["query_string"])  # ?explain=1
         self.explain = (asked[-1] if asked else headers.get(b"x-digits-explain")) in (b"1", b"true", b"yes")
         if headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
@@ -193,12 +195,18 @@ class Exchange:
         self.boundary = boundary_of(headers.get(b"content-type", b""))
         self.limit = limit if self.boundary is None else limit + FORM_BYTES
         if self.declared > self.limit:
-            raise too_large(limit)
+            raise too_large(self.limit)
+
+    def check_room(self) -> None:
+        """Raises Refusal where as many requests are being worked on as may be."""
+        most = self.gate.settings.max_concurrency
+        if self.gate.in_progress >= most:
+            raise busy(f"{most} requests are being worked on; try again in a second")
 
     async def body(self) -> bytes:
         """The whole body. Raises Refusal 413 as soon as it is longer than the limit, 503 where all bodies are too much.
 
-        What counts is what has come: a length is easily declared.
+        What counts is what has come: a length is easily declared, and a place is taken once there is something to do.
         """
         gate, parts, more = self.gate, [], True
         try:
@@ -213,12 +221,15 @@ class Exchange:
                 gate.buffered += len(part)
                 if self.held > self.limit:
                     raise too_large(self.limit)
-                if gate.buffered > gate.settings.max_buffered_bytes:
+                if gate.buffered > gate.settings.max_buffered_bytes and self.held > ALWAYS_ROOM:
                     raise busy("too many bytes are being received; try again in a second")
+            self.check_room()
         except BaseException:  # what came makes room before the rest is waited for
             parts.clear()
             self.release()
             raise
+        self.placed = True
+        gate.in_progress += 1
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def release(self) -> None:

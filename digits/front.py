@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import cv2
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from digits.classifier import Classifier
 from digits.exchange import CLOSED, GONE, App, Exchange, Gate, Message, Receive, Scope, Send
 from digits.imaging import ImageError, Limits, Reading, read
-from digits.requests import Refusal, is_small, multipart, not_allowed, unanswered
+from digits.requests import Refusal, busy, is_small, multipart, not_allowed, unanswered
 from digits.settings import Settings
 from digits.telemetry import Telemetry
 
@@ -79,6 +80,11 @@ class Front:
         self.gate = Gate(settings, telemetry)
         self.limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
+        # The parts of forms, those of the oldest first: others' pictures have their turn between, and forms that come
+        # together do not all reach the time limit together.
+        self.few = asyncio.Semaphore(max(2, settings.threads))
+        self.queued = 0  # pictures that a thread decodes or will,
+        self.pace = 0.0  # and seconds that one takes, on average
         # path: handler, methods, longest body
         self.handlers: dict[str, tuple[Callable[[Exchange], Awaitable[bytes]], tuple[str, ...], int]] = {
             "/predict": (self.predict, ("POST",), settings.max_bytes),
@@ -111,7 +117,8 @@ class Front:
     def note(self, client: tuple[str, int] | None, method: str, route: str, status: int, seconds: float) -> None:
         """Counts and, where that was asked for, logs a request that has been answered."""
         self.telemetry.request(route, status, seconds)
-        if status >= 400 if self.settings.access_log == "errors" else self.settings.access_log == "all":
+        kept = self.settings.access_log
+        if kept == "all" or (kept == "errors" and status >= 400):
             host = str((client or "-")[0])
             peer = host if PEER.fullmatch(host) else "-"
             log.info("%s %s %s %d %.1f ms", peer, method, route, status, seconds * 1000)
@@ -151,6 +158,8 @@ class Front:
         data = await exchange.body()
         if exchange.boundary is not None:
             data = multipart(data, exchange.boundary, "image", 1)[0]
+        if not is_small(data):
+            self.check_backlog()
         (reading,) = await self.read_beside([data])
         if isinstance(reading, Refusal):
             raise reading
@@ -163,10 +172,10 @@ class Front:
         if exchange.boundary is None:
             raise Refusal(415, "unsupported_media_type", "send multipart/form-data with one part `images` a picture")
         images = multipart(await exchange.body(), exchange.boundary, "images", self.settings.max_batch_items)
-        few = asyncio.Semaphore(max(2, self.settings.threads))  # at a time: others' pictures have their turn between
+        self.check_backlog()
 
         async def part(start: int) -> list[str]:
-            async with few:
+            async with self.few if len(images) > CHUNK else nullcontext():  # a short form waits for no long one
                 return await self.part(images[start : start + CHUNK], exchange)
 
         tasks = [asyncio.ensure_future(part(start)) for start in range(0, len(images), CHUNK)]
@@ -204,24 +213,36 @@ class Front:
             return [self.read(image) for image in images]
         loop = asyncio.get_running_loop()
         readings: list[Reading | Refusal] = []
-        while len(readings) < len(images):
-            left = images[len(readings) :]
-            try:
-                readings += await loop.run_in_executor(self.pool, self.read_some, left)
-            except asyncio.CancelledError:
-                left.clear()  # it stays in the pool's queue until its turn, and nobody counts its bytes any more
-                raise
+        self.queued += len(images)
+        try:
+            while len(readings) < len(images):
+                left = images[len(readings) :]
+                try:
+                    some, seconds = await loop.run_in_executor(self.pool, self.read_some, left)
+                except asyncio.CancelledError:
+                    left.clear()  # it stays in the pool's queue until its turn, and nobody counts its bytes any more
+                    raise
+                readings += some
+                self.queued -= len(some)
+                self.pace += (seconds / len(some) - self.pace) * 0.1
+        finally:
+            self.queued -= len(images) - len(readings)
         return readings
 
-    def read_some(self, images: list[bytes]) -> list[Reading | Refusal]:
-        """The readings of the first of some files: of as many as one turn is enough for."""
-        ends = time.perf_counter() + TURN
+    def read_some(self, images: list[bytes]) -> tuple[list[Reading | Refusal], float]:
+        """The readings of the first of some files, of as many as one turn is enough for, and the seconds they took."""
+        began = time.perf_counter()
         readings: list[Reading | Refusal] = []
         for image in images:
             readings.append(self.read(image))
-            if time.perf_counter() >= ends:
+            if time.perf_counter() >= began + TURN:
                 break
-        return readings
+        return readings, time.perf_counter() - began
+
+    def check_backlog(self) -> None:
+        """Raises Refusal where what waits to be decoded takes half of the time limit: what is begun should get done."""
+        if self.queued * self.pace > self.settings.threads * self.settings.timeout / 2:
+            raise busy("the pictures before this one take too long; try again in a second")
 
     def read(self, data: bytes) -> Reading | Refusal:
         """The reading of one file, or why it has none: whatever a decoder trips over is that file's own trouble."""

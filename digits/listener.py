@@ -21,6 +21,7 @@ import uvloop
 PLACES = 256  # workers of one service, at most
 SLACK = 1  # connections that a worker may have more than another
 PATIENCE = 0.001  # seconds that one with more than that leaves the next to the others
+TLS_FAREWELL_SECONDS = 1.0  # that a client has to say goodbye in turn
 RETRY_SECONDS = 1.0  # after the system had no file or memory for another connection
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Listener:
     def protocol(self) -> Any:
         protocol = self.factory()
         protocol.shares = self.shares
+        protocol.leaving = self.closed  # taken before that, and too late to be told
         return protocol
 
     def close(self) -> None:
@@ -122,14 +124,14 @@ class Listener:
 
 
 class Loop(uvloop.Loop):
-    """uvloop, with listeners as above for a socket that is shared, and TLS handshakes that come to an end."""
+    """uvloop, with listeners as above, which outlive a want of files or memory, and TLS that comes to an end."""
 
     shares: Shares | None = None
     idle_seconds: float
 
     async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         if options.get("ssl") is not None:
-            options["ssl_handshake_timeout"] = self.idle_seconds
+            options |= {"ssl_handshake_timeout": self.idle_seconds, "ssl_shutdown_timeout": TLS_FAREWELL_SECONDS}
         elif self.shares is not None and options.get("sock") is not None:
             return Listener(options["sock"], factory, self.shares)
         return await super().create_server(factory, *args, **options)
@@ -140,6 +142,6 @@ def loop_factory(**_: bool) -> type[Loop]:
 
 
 def install(shares: Shares | None, idle_seconds: float) -> None:
-    """Makes uvicorn take connections so; without `shares`, of a socket that is shared with nobody."""
+    """Makes uvicorn take connections so; without `shares`, as uvloop does."""
     Loop.shares, Loop.idle_seconds = shares, idle_seconds
     uvicorn.config.LOOP_FACTORIES["auto"] = f"{__name__}:{loop_factory.__name__}"

@@ -54,3 +54,20 @@ def test_a_closed_connection_does_not_wait_for_ever_for_a_client_that_takes_noth
 
     asyncio.run(run())
     assert transport.abort.called == bool(left)
+
+
+def test_a_client_that_reads_slowly_is_waited_for_and_one_that_all_but_stops_is_not() -> None:
+    transport = Mock(spec=asyncio.Transport)
+    transport.get_write_buffer_size.return_value = 100_000
+
+    async def run() -> None:
+        link = OneWrite(transport, 15.0)
+        link.loop = Mock()  # its clock is ours
+        link.expect_reading()
+        for left, cut_off in ((60_000, False), (30_000, False), (29_000, True)):
+            transport.get_write_buffer_size.return_value = left
+            seconds, look = link.loop.call_later.call_args.args
+            look()
+            assert (seconds, transport.abort.called) == (15.0, cut_off)
+
+    asyncio.run(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
 import struct
@@ -409,8 +410,7 @@ def test_a_fault_of_the_model_is_500_and_tells_nothing_of_it() -> None:
     run(work)
 
 
-@pytest.mark.parametrize("settings", [{"max_concurrency": 2}, {"max_buffered_bytes": 1024}], ids=["requests", "bytes"])
-def test_where_there_is_no_room_the_refusal_is_the_ordinary_one(settings: dict[str, int]) -> None:
+def test_where_there_is_no_room_the_refusal_is_the_ordinary_one() -> None:
     async def work(inside: Inside, connect: Any) -> None:
         await acquainted(inside, connect, posted(png()))
         inside.going.clear()
@@ -418,15 +418,28 @@ def test_where_there_is_no_room_the_refusal_is_the_ordinary_one(settings: dict[s
         for number, link in enumerate(links[:2], 1):
             link.writer.write(posted(png()))
             await until(lambda number=number: inside.front.gate.in_progress == number)
-        inside.front.gate.buffered += 1000
         status, head, body = await links[2].ask(posted(png()))
-        inside.front.gate.buffered -= 1000
         assert (status, json.loads(body)["error"]["code"]) == (503, "busy")
         assert b"retry-after: 1" in head
         inside.going.set()
         assert {(await link.answer())[0] for link in links[:2]} == {200}
 
-    run(work, **settings)
+    run(work, max_concurrency=2)
+
+
+def test_a_request_that_has_arrived_when_the_server_ends_is_answered_and_those_at_rest_are_closed() -> None:
+    async def work(inside: Inside, connect: Any) -> None:
+        link, idle = await acquainted(inside, connect, posted(png())), await connect()
+        await until(lambda: len(inside.state.connections) == 2)
+        os.write(link.writer.get_extra_info("socket").fileno(), posted(png()))  # there, and nobody has looked yet
+        for connection in list(inside.state.connections):
+            connection.shutdown()
+        status, head, _ = await link.answer()
+        assert (status, b"connection: close" in head) == (200, True)
+        assert await link.ended()
+        assert await idle.ended()
+
+    run(work)
 
 
 def test_a_connection_is_closed_when_it_has_rested_and_not_while_it_waits_for_the_model() -> None:

@@ -249,6 +249,57 @@ def test_a_form_of_slow_pictures_does_not_hold_up_somebody_elses(
     assert read.index(alone) <= 4
 
 
+def test_pictures_that_could_not_be_read_in_time_are_refused_at_once_and_the_others_answered(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = front_module.read
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.05)
+        return real(*given)
+
+    monkeypatch.setattr(front_module, "read", slowly)
+    app, picture = build(threads=1, timeout=3.0), png(size=(40, 40))
+
+    async def alone_and_in_a_crowd() -> list[list[int]]:
+        alone = [(await ask(app, picture)).status for _ in range(20)]
+        return [alone, [reply.status for reply in await asyncio.gather(*(ask(app, picture) for _ in range(150)))]]
+
+    alone, crowd = asyncio.run(alone_and_in_a_crowd())
+    assert set(alone) == {200}
+    assert set(crowd) == {200, 503}, "and no 504: the time of what is not finished is lost"
+    assert (app.queued, app.gate.in_progress) == (0, 0)
+
+
+def test_of_forms_that_take_too_long_together_the_first_are_answered(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = front_module.read
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.02)
+        return real(*given)
+
+    monkeypatch.setattr(front_module, "read", slowly)
+    app = build(threads=1, timeout=2.5)
+    body, headers = form([("images", png(size=(40, 40)))] * 40)  # 0.8 s
+    kind = [(b"content-type", headers["Content-Type"].encode())]
+
+    async def together() -> list[int]:
+        forms = [ask(app, body, path="/predict_batch", headers=kind) for _ in range(5)]
+        return [reply.status for reply in await asyncio.gather(*forms)]
+
+    assert asyncio.run(together())[0] == 200
+
+
+def test_bodies_of_others_leave_room_for_a_small_one(build: Callable[..., Front]) -> None:
+    app = build(max_buffered_bytes=100_000, max_bytes=50_000, max_batch_bytes=50_000)
+    app.gate.buffered = 100_000
+    assert asyncio.run(ask(app, png())).status == 200
+    reply = asyncio.run(ask(app, bytes(20_000)))
+    assert (reply.status, reply.json["error"]["code"]) == (503, "busy")
+
+
 def test_a_fault_is_500_in_the_same_shape_and_tells_the_client_nothing_of_it(
     build: Callable[..., Front], caplog: pytest.LogCaptureFixture
 ) -> None:
