@@ -10,7 +10,7 @@ JOBS ?= 2
 HOST = 127.0.0.1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-# BentoML and MLflow tell their makers how they are used else.
+# Otherwise BentoML and MLflow send usage statistics.
 export BENTOML_DO_NOT_TRACK ?= true
 export MLFLOW_DISABLE_TELEMETRY ?= true
 

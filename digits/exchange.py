@@ -125,7 +125,7 @@ class Exchange:
         self.started = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         length = self.headers.get(b"content-length")
-        self.declared = -1 if length is None else int(length.lstrip(b"0") or 0)  # of 4,300 digits int is afraid
+        self.declared = -1 if length is None else int(length.lstrip(b"0") or 0)  # int() refuses more than 4,300 digits
         # Part of the body may still be on its way.
         self.pending = self.declared > 0 or b"transfer-encoding" in self.headers
         self.boundary: bytes | None = None

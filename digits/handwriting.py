@@ -1,4 +1,4 @@
-"""The hand and the pen: a MNIST digit, a character or random curves go in, a smooth field to draw with comes out.
+"""Handwriting: an MNIST digit, a character or random curves go in, a smooth field to draw with comes out.
 
 A field is float32 (140, 140): the distance to the middle of the stroke, in field pixels (or the signed distance to its
 edge), so that the same digit can be inked crisply at any size and with any pen. Skeletons of characters are our own,

@@ -89,5 +89,5 @@ def auroc(positive: Floats, negative: Floats) -> float:
 
 
 def threshold_for(scores: Floats, refused_share: float) -> float:
-    """One of the scores (n,), below which are at most this share of them, and at most one fewer than there might be."""
+    """The quantile `refused_share` of scores (n,), rounded down to one of them: at most that share lies below it."""
     return float(np.quantile(scores, refused_share, method="lower"))

@@ -372,7 +372,7 @@ def make_outliers(
 
 
 def make_digitless(count: int, seed: int, *, workers: int = 2, progress: Progress | None = None) -> Bytes:
-    """Make pictures of DIGITLESS_KINDS for a segmenter to find no digit in: uint8 (n, 3, SIDE, SIDE), as `reduced`
+    """Make pictures of DIGITLESS_KINDS for a segmenter to find no digit in: uint8 (n, 3, 128, 128), as `reduced`
     gives them, count ≤ n, as what is small is often seen from closer too. The same arguments give the same pictures,
     whatever `workers` is.
     """

@@ -1,5 +1,6 @@
-"""Where a digit is written: paper, rulings and clutter, each a function on float32
-pictures (3, h, w) in 0..1, RGB.
+"""What a digit is written on and lies among: paper, boards, rulings, form fields, marks, clutter and table edges.
+
+Each is a function on float32 pictures (3, h, w) in 0..1, RGB.
 
 Planes come first because NumPy is three times as fast so than with three interleaved channels.
 

@@ -42,7 +42,9 @@ class Settings:
     max_buffered_bytes: int = _number_of(
         "bytes of all request bodies held at once; beyond it 503", 256 * MIB, 1024, 2**34
     )
-    max_concurrency: int = _number_of("requests in progress; beyond it 503 with Retry-After", 256, 1, 100_000)
+    max_concurrency: int = _number_of(
+        "requests worked on, their bodies being there; beyond it 503 with Retry-After", 256, 1, 100_000
+    )
     max_connections: int = _number_of(
         "connections, idle ones too; beyond it 503 with Retry-After, and closed", 16_384, 1, 1_000_000
     )

@@ -48,7 +48,7 @@ class Shape:
 
     @property
     def belief_of_sides(self) -> float:
-        """How little likely a thing that touches so many sides of the frame is a digit, 0..1."""
+        """How likely a thing that touches so many sides of the frame is a digit, 0..1."""
         return (1.0, 0.45, 0.12, 0.03, 0.02)[self.sides]
 
     @property

@@ -1,5 +1,5 @@
-"""Many things made by chance, the same ones whatever the number of processes: a function of a random generator goes
-in, its results come out in order.
+"""Random samples made in parallel, the same ones whatever the number of processes: a function of a random generator
+goes in, its results come out in order.
 """
 
 from __future__ import annotations

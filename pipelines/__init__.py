@@ -2,5 +2,5 @@
 
 import os
 
-for _name in ("BENTOML_DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):  # they tell their makers how they are used else
+for _name in ("BENTOML_DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):  # otherwise they send usage statistics
     os.environ.setdefault(_name, "true")

@@ -1,4 +1,4 @@
-"""How long work tells that it goes on: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Sends pictures to the service with BentoML's own client: `python bento_client.py http://localhost:3000 seven.jpg`.
 
-The client finds `predict` in the service's /schema.json and sends each picture as a form.
+The client finds `predict` in the service's /schema.json and sends each picture as a form, and a key, where the service
+asks for one, as Authorization.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from bentoml.exceptions import BentoMLException
 
 def main() -> None:
     url, *names = sys.argv[1:]
-    with bentoml.SyncHTTPClient(url) as client:
+    with bentoml.SyncHTTPClient(url, token=os.environ.get("API_KEY")) as client:
         for name in names:
             try:
                 answer = client.predict(image=Path(name))

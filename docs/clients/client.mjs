@@ -3,9 +3,12 @@
 import { readFile } from "node:fs/promises";
 import { basename } from "node:path";
 
+const key = globalThis.process?.env.API_KEY;
+const KEY = key ? { "X-API-Key": key } : {}; // where the service asks for one
+
 /** One picture, a Blob or File, as the raw body. */
 async function predict(url, picture) {
-  const headers = { "Content-Type": picture.type || "application/octet-stream" };
+  const headers = { ...KEY, "Content-Type": picture.type || "application/octet-stream" };
   const answer = await fetch(new URL("/predict", url), { method: "POST", body: picture, headers });
   return answer.json();
 }
@@ -14,7 +17,7 @@ async function predict(url, picture) {
 async function predictBatch(url, pictures) {
   const form = new FormData();
   for (const picture of pictures) form.append("images", picture, picture.name ?? "picture");
-  const answer = await fetch(new URL("/predict_batch", url), { method: "POST", body: form });
+  const answer = await fetch(new URL("/predict_batch", url), { method: "POST", body: form, headers: KEY });
   const json = await answer.json();
   if (json.error) throw new Error(`${json.error.code}: ${json.error.message}`);
   return json.results;

@@ -36,10 +36,10 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def lines_of(command: list[str], server: Server, files: list[Path]) -> list[str]:
+def lines_of(command: list[str], server: Server, files: list[Path], **variables: str) -> list[str]:
     words = [command[0], str(CLIENTS / command[1]), f"http://127.0.0.1:{server.port}", *map(str, files)]
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=PATIENCE, env=environment(server.home), check=False
+        words, capture_output=True, text=True, timeout=PATIENCE, env=environment(server.home, **variables), check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -71,3 +71,12 @@ def test_bentomls_client_learns_from_the_schema_that_a_picture_is_a_file(server:
     (route,) = server.get("/schema.json").json["routes"]
     assert route["input"]["properties"]["image"]["type"] == "file"
     assert not re.search(rb'"type":\s*"file"', server.get("/docs.json").body)  # OpenAPI has no such type
+
+
+def test_the_clients_send_a_key_where_the_service_asks_for_one(home: Path, files: list[Path]) -> None:
+    with Server(home, DIGITS_API_KEY="open sesame") as server:
+        expected = server.post("/predict", files[0].read_bytes(), **{"X-API-Key": "open sesame"}).json["digit"]
+        for command in (parameter.values[0] for parameter in COMMANDS if not parameter.marks):
+            (line,) = lines_of(command, server, files[:1], API_KEY="open sesame")
+            assert line.startswith(f"{files[0].name}: {expected} (")
+            assert "unauthorized" in " ".join(lines_of(command, server, files[:1])).lower()
