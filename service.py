@@ -43,13 +43,14 @@ from starlette.staticfiles import StaticFiles
 from deploy.oci.image import ServingImage
 from digits import connection, listener
 from digits.batching import Batching
-from digits.classifier import CLASSES, SIDE, Classifier, ModelError, model_file
+from digits.classifier import CLASSES, Classifier, ModelError, model_file
 from digits.exchange import App
 from digits.express import Express
 from digits.front import Front
 from digits.openapi import Picture, PictureAnswer, describe
 from digits.settings import Settings, SettingsError, load
 from digits.telemetry import Telemetry, forget_the_dead
+from digits.thumbnails import SIDE
 from digits.workers import cores
 
 log = logging.getLogger("bentoml.digits")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from digits.runtime import session_of
 from digits.segmenter import Segmenter
+from digits.thumbnails import SAME, SIDE
 
 if TYPE_CHECKING:
     from digits.imaging import Reading
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 DEFAULT_THRESHOLD = 0.5
 CLASSES = 10
 ONE = 1
-SIDE = 28
 # What a candidate counts beside others, fitted on 3,000 hard photographs of validation digits as three models read them
 # (docs/log.md): its odds of being a digit to a power, a share of it where it is read as 1, as edges, rulings and rims
 # are, and a share that falls with its distance from what the segmenter saw.
@@ -156,9 +156,9 @@ class Classifier:
     def decide(self, reading: Reading, probabilities: NDArray[np.float32], digitness: NDArray[np.float32]) -> Answer:
         """Answers a reading from its k candidates: probabilities (k, 10), digitness (k,), in the reading's order.
 
-        Each candidate has a weight, by how surely it is one digit; a 1 in a photograph counts less, and so does what a
-        segmenter does not see. Their probabilities, weighted, are the answer's; chosen is the candidate that is most
-        surely this digit, the earlier one where two are.
+        Each candidate has a weight, by how surely it is one digit; a 1 in a photograph counts less, unless it is what
+        a segmenter sees, and so does what that does not see. Their probabilities, weighted, are the answer's; chosen is
+        the candidate that is most surely this digit, the earlier one where two are.
         """
         rows, singles = probabilities.tolist(), digitness.tolist()  # k is 1 to 10: plain floats beat NumPy here
         row, weights, total = rows[0], [1.0], 1.0
@@ -170,7 +170,9 @@ class Classifier:
         digit = row.index(probability)
         supports = [single * own[digit] for own, single in zip(rows, singles, strict=True)]
         chosen = supports.index(max(supports))
-        usable = not reading.crowded and not reading.blank and probability >= LIKELIER
+        # Edges of sheets, folds and shadows look like a 1; a segmenter sees no strokes in them.
+        edge = reading.unseen and digit == ONE
+        usable = not reading.crowded and not reading.blank and not edge and probability >= LIKELIER
         score = supports[chosen] if usable else 0.0
         accepted = usable and score >= self.threshold
         if usable and reading.photograph and self._has_two:
@@ -185,7 +187,11 @@ class Classifier:
         sure = [min(max(single, SURE), 1 - SURE) for single in singles]
         weights = [(single / (1 - single)) ** ODDS for single in sure]
         if reading.photograph:
-            weights = [w * BAR if max(row) == row[ONE] else w for w, row in zip(weights, rows, strict=True)]
+            far = reading.apart or (1.0,) * len(rows)
+            weights = [
+                w * BAR if max(row) == row[ONE] and apart > SAME else w
+                for w, row, apart in zip(weights, rows, far, strict=True)
+            ]
         if reading.apart:
             weights = [w * exp(-DISTANCE * apart) for w, apart in zip(weights, reading.apart, strict=True)]
         return weights

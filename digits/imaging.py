@@ -22,8 +22,8 @@ from digits.margins import with_margin
 from digits.originals import original
 from digits.rulings import without_rulings
 from digits.segmenter import Segmenter
-from digits.shapes import JOINED, Shape, components, grouped, rivals, without_frames
-from digits.thumbnails import FLAT, SIDE, as_mnist, fit, thumbnail
+from digits.shapes import JOINED, Shape, components, encircles, grouped, is_crowded, without_frames
+from digits.thumbnails import FLAT, SAME, SIDE, as_mnist, fit, thumbnail
 
 __all__ = ["ImageError", "Limits", "Reading", "decode", "interpret", "read"]
 
@@ -33,8 +33,8 @@ THUMBNAIL = 40  # up to this long side the picture is looked at as it is, too
 WORK_SIDE = 400  # things are found on a picture of this size
 DETAIL = 64  # a picture smaller than twice this is enlarged
 LARGE = 1024  # beyond this the segmenter's first look is at the picture that things are found on
+LONG = 0.4  # of the long side, what is no longer than that may be a digit that the segmenter overlooks from afar
 MOST = 6  # candidates, besides the segmenter's
-SAME = 6 / 255  # candidates that are no further apart are one
 # What a view's first shape, and its others, must score beside the best of all to be offered.
 FIRST, OTHERS = 0.05, 0.3
 DOUBT = 0.05  # ink of a polarity that is less likely than this is not looked for
@@ -53,7 +53,8 @@ class Reading:
     as large as a digit. `blank`: there is no ink. `photograph`: it was looked at as one, so that edges, rulings and
     rims may be among the candidates. `apart`, k numbers from 0 to 1: how far each candidate is from what a segmenter
     saw, as the mean difference of their pixels in full scales; empty where none looked, or saw nothing. `present`, from
-    0 to 1: how likely there is a digit, for what a segmenter saw of the picture as a whole; 1 where none looked.
+    0 to 1: how likely there is a digit, for what a segmenter saw of the picture as a whole and of a small digit from
+    closer; 1 where none looked. `unseen`: one looked and saw no strokes in what is too long to be overlooked.
     """
 
     images: Bytes
@@ -62,6 +63,7 @@ class Reading:
     photograph: bool = False
     apart: tuple[float, ...] = ()
     present: float = 1.0
+    unseen: bool = False
 
     @property
     def seen(self) -> int:
@@ -116,11 +118,11 @@ def _both(photograph: Reading, small: Reading) -> Reading:
     return replace(photograph, images=np.stack((*photograph.images, *others)), apart=apart)
 
 
-def _with(reading: Reading, image: Bytes | None, present: float) -> Reading:
-    """A reading with what a segmenter saw: one more candidate, unless it has one like it."""
+def _with(reading: Reading, image: Bytes | None, present: float, long: bool) -> Reading:
+    """A reading with what a segmenter saw: one more candidate, unless it has one like it; `long` is what rules saw."""
     reading = replace(reading, present=present)
     if image is None:
-        return reading
+        return replace(reading, unseen=long)
     apart = tuple(_apart(image, other) for other in reading.images)
     if min(apart) <= SAME:
         return replace(reading, apart=apart)
@@ -173,7 +175,8 @@ def _photograph(picture: Bytes, segmenter: Segmenter | None) -> Reading:
     reading = _reading(views)
     if segmenter is None or reading.blank:
         return reading
-    return _with(reading, *segmenter.digit(picture, work if max(picture.shape) > LARGE else None))
+    long = views[0].shapes[0].size > LONG * max(work.shape[:2])
+    return _with(reading, *segmenter.digit(picture, work if max(picture.shape) > LARGE else None), long)
 
 
 def _shadowed(view: _View, other: _View) -> bool:
@@ -196,13 +199,15 @@ def _reading(views: list[_View]) -> Reading:
                 break
             if view.tinted and any(_part(shape, other) for other in offered):
                 continue  # where a pen is nearly dry, or dark, it has little colour
+            if view.tinted and encircles(view.labels, shape, [other.shapes[0] for other in views if other is not view]):
+                continue  # in another pen than the digit
             image = _drawn(view, shape)
             if image.any() and all(_apart(image, other) > SAME for other in images):
                 images.append(image)
                 offered.append(shape)
     if not images:
         return BLANK
-    return Reading(np.stack(images), crowded=bool(rivals(views[0].shapes)), photograph=True)
+    return Reading(np.stack(images), crowded=is_crowded(views[0].shapes), photograph=True)
 
 
 def _part(shape: Shape, whole: Shape) -> bool:

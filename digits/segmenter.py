@@ -92,8 +92,8 @@ class Segmenter:
         found = _main(strokes)
         if found is not None and found.size < CLOSER * SIDE:
             scale = max(picture.shape[:2]) / max(strokes.shape)
-            strokes, _ = self.look(_around(found.box, scale, picture))
-            found = _main(strokes) or found
+            strokes, closer = self.look(_around(found.box, scale, picture))
+            found, present = _main(strokes) or found, max(present, closer)  # a small one is hardly seen from afar
         return found.digit() if found else None, present
 
 

@@ -21,6 +21,7 @@ BAND, ROUND = 0.25, 0.8  # a ring is no broader, as a share of its radius, and i
 FIELD = 8  # pixels that a field's shorter side has at least
 HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
 RECTANGULAR = 0.87  # of the smallest rectangle around it, what a field of a form is at least: an ellipse is 0.79
+LEVEL = 0.8  # of the height of two shapes together, what a pair of digits has in common
 LINE = 0.04  # of its height, what a written 1 is wider than
 LIKE = 0.75  # of the size of one field, what the next one's is at least
 CUT = 0.36  # the share of its own darkness below which ink is blur or shadow
@@ -35,7 +36,8 @@ class Shape:
     """Strokes taken as one thing.
 
     `box` is where it lies; `labels` the components it is made of; `mass` the ink in it; `level` its usual
-    darkness; `stroke` its width; `sides` how many sides of the frame it touches; `score` how likely it is the digit.
+    darkness; `stroke` its width; `sides` how many sides of the frame it touches; `score` how likely it is the digit;
+    `several` whether two of its parts stand beside each other as two digits do.
     """
 
     box: Box
@@ -45,6 +47,7 @@ class Shape:
     stroke: float
     sides: int
     score: float
+    several: bool = False
 
     @property
     def belief_of_sides(self) -> float:
@@ -116,11 +119,12 @@ def components(ink: Floats, floor: float) -> tuple[NDArray[np.int32], list[Shape
 
 def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape]:
     """The components without the lines of a form and the rings around digits: what encloses another in a rectangle or
-    an ellipse, and empty fields beside it.
+    an ellipse, and empty fields beside it; where there is one such alone, what is in it.
 
     A 0 encloses nothing of a digit's size.
     """
     frames: set[Shape] = set()
+    insides: list[Box] = []
     sizes: list[int] = []
     for shape in shapes:
         if min(shape.box[2:]) <= FIELD or not _encloses_one_of(shape, shapes):
@@ -131,6 +135,7 @@ def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape
         ringed = not fields and _holds(shape.box, RINGED * shape.size, shape, shapes) and _is_ring(_mask(labels, shape))
         if filled or ringed:
             frames.add(shape)
+            insides += filled or [shape.box]
     if not frames:
         return shapes
 
@@ -138,7 +143,19 @@ def without_frames(labels: NDArray[np.int32], shapes: list[Shape]) -> list[Shape
         like = any(LIKE * size < shape.size < size / LIKE for size in sizes)
         return like and any(LIKE * shape.size < max(w, h) for _, _, w, h in _fields(labels, shape))
 
-    return [shape for shape in shapes if shape not in frames and not empty(shape)]
+    left = [shape for shape in shapes if shape not in frames and not empty(shape)]
+    if len(insides) == 1 and all(shape.size < max(insides[0][2:]) for shape in left):  # the rest is print beside it
+        left = [shape for shape in left if _within(shape.box, insides[0])]
+    return left
+
+
+def encircles(labels: NDArray[np.int32], shape: Shape, others: list[Shape]) -> bool:
+    """Whether a shape is a ring or a field around one of these, of another map of the same picture."""
+    if len(shape.labels) > 1 or not any(
+        _within(other.box, shape.box) and RINGED * shape.size < other.size < 0.9 * shape.size for other in others
+    ):
+        return False
+    return bool(_fields(labels, shape)) or _is_ring(_mask(labels, shape))
 
 
 def _encloses_one_of(frame: Shape, shapes: list[Shape]) -> bool:
@@ -251,7 +268,7 @@ def _scored(shape: Shape, height: int, width: int) -> Shape:
         score *= 0.15
     if shape.stroke > 0.42 * size:
         score *= 0.3  # a blot, a thumb
-    return Shape(shape.box, shape.labels, shape.mass, shape.level, shape.stroke, shape.sides, score)
+    return replace(shape, score=score)
 
 
 def grouped(shapes: list[Shape], height: int, width: int) -> list[Shape]:
@@ -302,7 +319,7 @@ def _belongs(main: Shape, other: Shape) -> bool:
     if union_w > 1.5 * max(union_h, max(w, h)):
         return False
     if within:
-        return True
+        return not (w > 2.2 * h and d > 0.4 * h)  # a row of open fields, as of a comb
     tall = d > 0.6 * h and d > 0.45 * c  # as high as the digit itself: perhaps its neighbour
     if beside >= 0:
         if apart >= 0:  # off a corner
@@ -331,7 +348,24 @@ def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:
     mass = main.mass + other.mass
     level = (main.level * main.mass + other.level * other.mass) / mass
     stroke = (main.stroke * main.mass + other.stroke * other.mass) / mass
-    return _scored(Shape((left, top, w, h), main.labels + other.labels, mass, level, stroke, sides, 0), height, width)
+    several = main.several or other.several or _are_neighbours(main, other)
+    labels = main.labels + other.labels
+    return _scored(Shape((left, top, w, h), labels, mass, level, stroke, sides, 0, several), height, width)
+
+
+def _are_neighbours(main: Shape, other: Shape) -> bool:
+    """Whether two shapes stand beside each other, as high, as dark and as broad in the stroke as two digits are."""
+    x, y, w, h = main.box
+    a, b, c, d = other.box
+    beside = max(x - (a + c), a - (x + w)) >= 0 and c <= 1.5 * d
+    common, joint = min(y + h, b + d) - max(y, b), max(y + h, b + d) - min(y, b)
+    alike = 0.6 < main.level / other.level < 1 / 0.6 and 0.5 < main.stroke / other.stroke < 2
+    return beside and common > LEVEL * joint and alike
+
+
+def is_crowded(shapes: list[Shape]) -> bool:
+    """Whether there is another digit beside the first shape, or in it."""
+    return (shapes[0].several and not shapes[0].sides) or bool(rivals(shapes))
 
 
 def rivals(shapes: list[Shape]) -> list[Shape]:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from digits.ink import Bytes, Floats
 
 SIDE, BOX = 28, 20
+SAME = 6 / 255  # candidates that are no further apart are one
 FLAT = 4  # grey levels: what differs by less is blank
 MOVED = 2.0  # pixels off the middle from which on a digit is also looked at in the middle
 BROADEST = 7  # pixels of 28 from ground, what a pen is at most that fills the picture
 ALONG = 0.8  # of a side, what its strokes cover at most
 SOLID = 0.68  # of its box, what strokes cover at most: 996 in 1,000 of MNIST's above 40 of 255; buttons cover more
+WRITTEN = 0.55  # of its box, what strokes that fill a small picture cover at most
 SLIM = 2.2  # times as high as wide, or as wide as high; a 1 so slim may fill its box
 LOST = 0.2  # of its ink: less is lost where an MNIST image was enlarged than where one was drawn
 STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
@@ -219,7 +221,11 @@ def _fills(mask: Bytes) -> bool:
 
 
 def _is_written(mask: Bytes) -> bool:
-    """Whether what fills a picture is no broader than a pen and covers none of its sides, as tables and shadows do."""
+    """Whether what fills a picture is no broader than a pen, covers none of its sides, as tables and shadows do, and
+    little of its box, as discs with a light digit in them do not."""
+    _, _, w, h = cv2.boundingRect(mask)
+    if max(w, h) < 2 * min(w, h) and cv2.countNonZero(mask) > WRITTEN * w * h:
+        return False
     if cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3).max() > BROADEST:
         return False
     return bool(max(mask[[0, -1]].mean(axis=1).max(), mask[:, [0, -1]].mean(axis=0).max()) < ALONG)

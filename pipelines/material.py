@@ -289,7 +289,7 @@ def _packed(readings: list[Reading]) -> Arrays:
         "images": np.concatenate([reading.images for reading in readings]),
         "ends": np.cumsum([len(reading.images) for reading in readings]),
         "apart": np.concatenate([reading.apart or [np.nan] * len(reading.images) for reading in readings]),
-        "flags": np.array([(reading.crowded, reading.blank, reading.photograph) for reading in readings]),
+        "flags": np.array([(each.crowded, each.blank, each.photograph, each.unseen) for each in readings]),
         "present": np.array([reading.present for reading in readings]),
     }
 
@@ -298,9 +298,12 @@ def _unpacked(arrays: Arrays) -> list[Reading]:
     images = np.split(np.asarray(arrays["images"], np.uint8), arrays["ends"][:-1])
     apart = np.split(np.asarray(arrays["apart"], np.float64), arrays["ends"][:-1])
     flags, presence = arrays["flags"].tolist(), arrays["present"].tolist()
+    far = [() if np.isnan(each).any() else tuple(each.tolist()) for each in apart]
     return [
-        Reading(candidates, crowded, blank, photograph, () if np.isnan(far).any() else tuple(far.tolist()), present)
-        for candidates, (crowded, blank, photograph), far, present in zip(images, flags, apart, presence, strict=True)
+        Reading(candidates, crowded, blank, photograph, distances, present, unseen)
+        for candidates, (crowded, blank, photograph, unseen), distances, present in zip(
+            images, flags, far, presence, strict=True
+        )
     ]
 
 

@@ -97,11 +97,18 @@ def test_a_one_counts_less_in_a_photograph_where_every_edge_looks_like_it(classi
     candidates = [row(1, 0.99), row(5, 0.9)], [0.99, 0.95]
     assert decide(classifier, *candidates).digit == 1
     assert decide(classifier, *candidates, photograph=True).digit == 5
+    assert decide(classifier, *candidates, photograph=True, apart=(0.01, 0.2)).digit == 1, "a segmenter sees it, too"
     surer = decide(classifier, [row(1, 0.99), row(5, 0.9)], [0.999, 0.05], photograph=True)
     weights = [BAR * 999**ODDS, 19**-ODDS]
     assert surer.probability == pytest.approx(np.dot(weights, [0.99, 0.1 / 9]) / sum(weights), abs=1e-4)
     alone = decide(classifier, [row(1, 0.9)], [classifier.threshold / 0.89], photograph=True)
     assert (alone.digit, alone.accepted) == (1, True)  # that is no reason to refuse
+
+
+def test_a_one_in_which_a_segmenter_sees_no_strokes_is_an_edge(classifier: Classifier) -> None:
+    for digit, unseen, accepted in ((1, False, True), (1, True, False), (7, True, True)):
+        answer = decide(classifier, [row(digit, 0.99)], [0.99], photograph=True, unseen=unseen)
+        assert (answer.digit, answer.accepted, answer.score > 0) == (digit, accepted, accepted)
 
 
 def test_a_photograph_is_accepted_where_its_candidates_agree_and_a_segmenter_finds_a_digit() -> None:

@@ -133,6 +133,7 @@ def test_what_is_no_digit_is_read_as_it_would_be_served_and_is_the_same_for_ever
         assert (first.crowded, first.blank, first.photograph) == (second.crowded, second.blank, second.photograph)
         assert second.apart == pytest.approx(first.apart)
         assert second.present == pytest.approx(first.present)
+        assert second.unseen == first.unseen
     assert any(reading.photograph and reading.apart and reading.present < 1 for reading in seen)
 
 

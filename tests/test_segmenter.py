@@ -135,6 +135,30 @@ def test_imaging_offers_what_the_segmenter_sees_unless_it_has_it_already(segment
     assert (interpret(plain).present, more.present) == (1, 0.625)
 
 
+def test_a_reading_tells_when_one_looked_and_saw_nothing(segmenter: Segmenter) -> None:
+    plain = seven(300, 300, 60, 50, 180)
+
+    class Nothing(Segmenter):
+        def digit(self, *_: object) -> tuple[None, float]:
+            return None, 0.25
+
+    blind = interpret(plain, Nothing(tiny_segmenter()))
+    assert (blind.unseen, blind.apart, blind.present) == (True, (), 0.25)
+    assert not interpret(seven(300, 300, 60, 50, 90), Nothing(tiny_segmenter())).unseen, "a small one may be overlooked"
+    assert not interpret(plain).unseen
+    assert not interpret(plain, segmenter).unseen
+
+
+def test_a_small_digit_is_there_if_it_is_seen_from_closer(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([0.02, 0.9, 0.7])
+    look = Segmenter.look
+    monkeypatch.setattr(Segmenter, "look", lambda self, picture: (look(self, picture)[0], next(answers)))
+    assert segmenter.digit(seven(600, 600, 250, 250, 100))[1] == 0.9
+    assert segmenter.digit(seven(300, 300, 60, 50, 180))[1] == 0.7, "a large one is looked at once"
+
+
 def test_a_reading_tells_which_candidate_the_segmenter_sees(segmenter: Segmenter) -> None:
     beside = np.hstack((seven(300, 150, 20, 50, 180), np.full((300, 250, 3), 235, np.uint8)))
     cv2.line(beside, (330, 40), (330, 260), (60, 60, 60), 14)

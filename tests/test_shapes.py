@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from digits import shapes
-from digits.shapes import components, grouped, rivals, without_frames
+from digits.shapes import components, encircles, grouped, is_crowded, rivals, without_frames
 
 SIZE = 240
 
@@ -81,6 +81,24 @@ def test_two_strokes_side_by_side_are_two_shapes_and_rivals() -> None:
     shapes = shapes_of(ink_of(((70, 60), (70, 180)), ((160, 60), (160, 180))))
     assert len(shapes) == 2
     assert len(rivals(shapes)) == 1
+
+
+@pytest.mark.parametrize("gap", [2, 6])
+def test_two_digits_that_all_but_touch_are_one_shape_and_crowded(gap: int) -> None:
+    """A 1 and a 7, whose gap is no wider than their strokes."""
+    right = 90 + 8 + gap
+    one, other = ((90, 60), (90, 180)), (((right, 60), (right + 50, 60)), ((right + 50, 60), (right + 30, 180)))
+    found = shapes_of(ink_of(one, *other))
+    assert len(found[0].labels) == 2
+    assert is_crowded(found)
+    assert not is_crowded(shapes_of(ink_of(*other)))
+
+
+def test_parts_of_one_digit_are_not_crowded() -> None:
+    four = ((90, 60), (70, 130)), ((70, 130), (150, 130)), ((118, 100), (118, 120)), ((118, 140), (118, 190))
+    five = ((90, 80), (90, 190)), ((90, 190), (140, 190)), ((92, 62), (140, 60))
+    for digit in (four, five):
+        assert not is_crowded(shapes_of(ink_of(*digit)))
 
 
 def test_what_reaches_in_from_outside_is_no_rival() -> None:
@@ -206,6 +224,26 @@ def test_a_ring_around_a_digit_is_no_stroke(ends: tuple[int, int]) -> None:
     assert [shape.size for shape in kept_of(ink)] == alone
 
 
+def test_of_print_beside_the_one_field_of_a_form_nothing_is_left_but_of_what_is_larger_than_it() -> None:
+    ink = ink_of(*DIGIT, pen=5)
+    alone = [shape.size for shape in kept_of(ink)]
+    cv2.rectangle(ink, (80, 60), (160, 190), 120, 3)
+    label = cv2.putText(np.zeros((SIZE, SIZE), np.uint8), "Age", (5, 150), cv2.FONT_HERSHEY_SIMPLEX, 1, 120, 4)
+    assert [shape.size for shape in kept_of(np.maximum(ink, label.astype(np.float32)))] == alone
+    cv2.line(ink, (200, 40), (190, 210), 120, 5)
+    assert len(kept_of(ink)) == 2
+
+
+def test_a_ring_of_another_map_is_known_by_the_digit_in_it() -> None:
+    (digit,) = shapes_of(ink_of(*DIGIT, pen=6))
+    ink = np.zeros((SIZE, SIZE), np.float32)
+    cv2.ellipse(ink, (120, 122), (82, 96), 15, 0, 360, 120, 6)
+    labels, (ring,) = components(ink, 10)
+    assert encircles(labels, ring, [digit])
+    assert not encircles(labels, ring, [ring])
+    assert not encircles(labels, ring, [])
+
+
 def test_an_arc_beside_a_digit_is_no_ring() -> None:
     ink = ink_of(*DIGIT, pen=6)
     cv2.ellipse(ink, (120, 122), (82, 96), 0, -90, 100, 120, 6)
@@ -219,6 +257,12 @@ def test_a_digit_with_a_line_under_it_is_there_with_the_line_and_without() -> No
     assert [len(shape.labels) for shape in lined] == [2, 1]
     assert abs(lined[1].size - alone.size) <= 2
     assert len(shapes_of(ink_of(*digit, ((100, 180), (120, 184))))) == 1, "a short one is a part of the digit"
+
+
+def test_a_digit_in_a_comb_is_a_shape_of_its_own() -> None:
+    ink = ink_of(((20, 170), (220, 170)), *(((x, 110), (x, 170)) for x in range(20, 221, 50)), pen=3)
+    cv2.polylines(ink, [np.array([[85, 118], [105, 118], [94, 158]])], False, 120, 4)
+    assert sorted(len(shape.labels) for shape in shapes_of(ink)) == [1, 1]
 
 
 def test_a_ring_with_a_dot_in_it_is_kept() -> None:
