@@ -64,22 +64,19 @@ def _find(tag: str) -> bentoml.Model | None:
 
 def make_newest(version: ModelVersion) -> str:
     """Imports a version, unless it is there whole, and makes it the newest of the store. Gives its tag."""
-    tag = tag_of(version)
-    stored = _stored(tag)
-    if stored is not None and digest(stored) != version.tags["sha256"]:
-        bentoml.models.delete(tag)  # half an import, or altered since
-        stored = None
+    tag, sha256 = tag_of(version), version.tags["sha256"]
+    stored = _whole(tag, sha256)
     if stored is None:
-        stored = import_version(version)
-        if digest(stored) != version.tags["sha256"]:
-            bentoml.models.delete(tag)
-            raise UserError(f"version {version.version} is not the file that was registered; train again")
+        import_version(version)
+        stored = _whole(tag, sha256)
+    if stored is None:
+        raise UserError(f"version {version.version} is not the file that was registered; train again")
     if bentoml.models.get(registry.MODEL).tag != stored.tag:  # it was there before, or the clock has gone back
         _touch(stored)
     return tag
 
 
-def import_version(version: ModelVersion) -> bentoml.Model:
+def import_version(version: ModelVersion) -> None:
     """`bentoml.mlflow.import_model` with where it comes from as metadata."""
     tags = version.tags
     libraries = registry.made_with(version).get("libraries", {})
@@ -96,17 +93,20 @@ def import_version(version: ModelVersion) -> bentoml.Model:
             **{f"trained_with_{name}": number for name, number in libraries.items()},
         },
     )
-    return bentoml.models.get(tag_of(version))  # what import_model gives lies in a folder that is gone
 
 
-def _stored(tag: str) -> bentoml.Model | None:
+def _whole(tag: str, sha256: str) -> bentoml.Model | None:
+    """The stored model with the registered file; anything else under that tag is deleted."""
     try:
-        return bentoml.models.get(tag)
+        model = bentoml.models.get(tag)
+        if digest(model) == sha256:
+            return model
     except NotFound:
         return None
     except BentoMLException:  # a folder without its description: an import was killed
-        bentoml.models.delete(tag)
-        return None
+        pass
+    bentoml.models.delete(tag)
+    return None
 
 
 def digest(model: bentoml.Model) -> str:

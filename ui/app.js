@@ -370,7 +370,7 @@ addEventListener("online", () => {
 async function learnModel() {
   try {
     const about = await model();
-    showVersion(about.model ?? about.tag ?? about.version);
+    showVersion(about.model);
     if (!answered()) $("model").textContent = $("version").textContent;
   } catch (error) {
     if (error.status === 401) showError(error);

@@ -180,7 +180,7 @@ function result(answer) {
 }
 
 function keep(entry, result, milliseconds, together) {
-  if (result.error) entry.error = new ApiError(result.error.code, result.error.message, result.error.status ?? 422);
+  if (result.error) entry.error = new ApiError(result.error.code, result.error.message, 422);
   else {
     delete entry.error;
     Object.assign(entry, { answer: result, milliseconds, together });
