@@ -398,7 +398,9 @@ class Server(Service[Any]):  # type: ignore[misc]
         shares, worker = None, server_context.worker_index
         if worker is not None:
             folder = shared_folder()
-            folder.mkdir(mode=0o700, exist_ok=True)  # a system that tidies up may have taken it
+            folder.mkdir(mode=0o700, exist_ok=True)  # a system that tidies up may have taken it,
+            if folder.stat().st_uid != os.geteuid():  # and another user its name
+                raise StartError(f"{folder} is another user's: start the service again")
             forget_the_dead(folder)
             if workers() <= listener.PLACES:
                 shares = listener.Shares(folder / "connections", worker - 1)

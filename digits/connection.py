@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from digits.exchange import GONE, App, Receive, Scope, Send, heading
 from digits.express import Errand, Express
-from digits.listener import Shares
+from digits.listener import Listener, Shares
 from digits.requests import Refusal, busy
 from digits.settings import Settings
 
@@ -136,6 +136,7 @@ class Connection(HttpToolsProtocol):
         self.ws_protocol_class = None  # no route is a WebSocket
         self.access_log = False  # digits.front has its own
         self.shares: Shares | None = None
+        self.listener: Listener | None = None
         self.waiting: asyncio.TimerHandle | None = None
         self.ending: asyncio.TimerHandle | None = None
         self.in_head = self.in_message = False
@@ -171,6 +172,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.settings.max_connections:
             self.refuse(busy("there are too many connections; try again in a second"))
             return
+        self.leaving = self.listener is not None and self.listener.closed  # taken before, and too late to be told
         self.waiting = self.loop.call_later(
             LEAVING_SECONDS if self.leaving else self.settings.idle_seconds, self.waited
         )
@@ -423,7 +425,8 @@ class Connection(HttpToolsProtocol):
         cast(OneWrite, self.transport).expect_reading()
 
     def resume_writing(self) -> None:
-        cast(OneWrite, self.transport).expect_nothing()
+        if not self.transport.is_closing():  # or there is still something to be read
+            cast(OneWrite, self.transport).expect_nothing()
         super().resume_writing()
 
     def on_response_complete(self) -> None:

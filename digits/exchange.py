@@ -154,6 +154,7 @@ class Exchange:
             with gate.clock:
                 self.admit(limit)
                 content = await handler(self)
+            self.leave()  # a client that takes its time to read keeps no place
             return await self.answer(200, content)
         except Refusal as refusal:
             return await self.refuse(refusal)

@@ -80,8 +80,8 @@ class Front:
         self.gate = Gate(settings, telemetry)
         self.limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
-        # The parts of forms, those of the oldest first: others' pictures have their turn between, and forms that come
-        # together do not all reach the time limit together.
+        # The parts of long forms, those of the oldest first: others' pictures have their turn between, and forms that
+        # come together do not all reach the time limit together.
         self.few = asyncio.Semaphore(max(2, settings.threads))
         self.queued = 0  # pictures that a thread decodes or will,
         self.pace = 0.0  # and seconds that one takes, on average
@@ -172,10 +172,13 @@ class Front:
         if exchange.boundary is None:
             raise Refusal(415, "unsupported_media_type", "send multipart/form-data with one part `images` a picture")
         images = multipart(await exchange.body(), exchange.boundary, "images", self.settings.max_batch_items)
-        self.check_backlog()
+        slow = not all(map(is_small, images))
+        if slow:
+            self.check_backlog()
 
         async def part(start: int) -> list[str]:
-            async with self.few if len(images) > CHUNK else nullcontext():  # a short form waits for no long one
+            # A short form, or one of thumbnails, waits for no other.
+            async with self.few if slow and len(images) > CHUNK else nullcontext():
                 return await self.part(images[start : start + CHUNK], exchange)
 
         tasks = [asyncio.ensure_future(part(start)) for start in range(0, len(images), CHUNK)]

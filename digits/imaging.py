@@ -207,7 +207,7 @@ def _reading(views: list[_View]) -> Reading:
                 offered.append(shape)
     if not images:
         return BLANK
-    return Reading(np.stack(images), crowded=is_crowded(views[0].shapes), photograph=True)
+    return Reading(np.stack(images), crowded=is_crowded(views[0].labels, views[0].shapes), photograph=True)
 
 
 def _part(shape: Shape, whole: Shape) -> bool:

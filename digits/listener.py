@@ -21,7 +21,6 @@ import uvloop
 PLACES = 256  # workers of one service, at most
 SLACK = 1  # connections that a worker may have more than another
 PATIENCE = 0.001  # seconds that one with more than that leaves the next to the others
-TLS_FAREWELL_SECONDS = 1.0  # that a client has to say goodbye in turn
 RETRY_SECONDS = 1.0  # after the system had no file or memory for another connection
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Shares:
     """
 
     def __init__(self, file: Path, mine: int) -> None:
-        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as opened:
+        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as opened:
             opened.truncate(4 * PLACES)
             self.counts = memoryview(mmap.mmap(opened.fileno(), 4 * PLACES)).cast("I")
         self.mine = mine
@@ -54,7 +53,7 @@ class Listener:
     """Takes connections from a listening socket until it is closed, as a server of asyncio is.
 
     Those taken are counted here at once, since many come together. Each protocol that `factory` makes is told its
-    `shares`, from which it takes itself when its connection is lost.
+    `shares`, from which it takes itself when its connection is lost, and its `listener`, which may be closed by then.
     """
 
     def __init__(self, listening: socket.socket, factory: Callable[[], Any], shares: Shares) -> None:
@@ -111,7 +110,7 @@ class Listener:
     def protocol(self) -> Any:
         protocol = self.factory()
         protocol.shares = self.shares
-        protocol.leaving = self.closed  # taken before that, and too late to be told
+        protocol.listener = self
         return protocol
 
     def close(self) -> None:
@@ -131,7 +130,7 @@ class Loop(uvloop.Loop):
 
     async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         if options.get("ssl") is not None:
-            options |= {"ssl_handshake_timeout": self.idle_seconds, "ssl_shutdown_timeout": TLS_FAREWELL_SECONDS}
+            options |= {"ssl_handshake_timeout": self.idle_seconds, "ssl_shutdown_timeout": self.idle_seconds}
         elif self.shares is not None and options.get("sock") is not None:
             return Listener(options["sock"], factory, self.shares)
         return await super().create_server(factory, *args, **options)

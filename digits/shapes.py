@@ -21,6 +21,7 @@ BAND, ROUND = 0.25, 0.8  # a ring is no broader, as a share of its radius, and i
 FIELD = 8  # pixels that a field's shorter side has at least
 HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
 RECTANGULAR = 0.87  # of the smallest rectangle around it, what a field of a form is at least: an ellipse is 0.79
+OPEN, OPEN_ROWS = 0.1, 0.25  # of its height, how far halves of a digit draw back from each other, and in how many rows
 LEVEL = 0.8  # of the height of two shapes together, what a pair of digits has in common
 LINE = 0.04  # of its height, what a written 1 is wider than
 LIKE = 0.75  # of the size of one field, what the next one's is at least
@@ -37,7 +38,7 @@ class Shape:
 
     `box` is where it lies; `labels` the components it is made of; `mass` the ink in it; `level` its usual
     darkness; `stroke` its width; `sides` how many sides of the frame it touches; `score` how likely it is the digit;
-    `several` whether two of its parts stand beside each other as two digits do.
+    `pair` the boxes of two of its parts, the left one first, that stand beside each other as two digits do, if any.
     """
 
     box: Box
@@ -47,7 +48,7 @@ class Shape:
     stroke: float
     sides: int
     score: float
-    several: bool = False
+    pair: tuple[Box, Box] | None = None
 
     @property
     def belief_of_sides(self) -> float:
@@ -348,24 +349,40 @@ def _joined(main: Shape, other: Shape, height: int, width: int) -> Shape:
     mass = main.mass + other.mass
     level = (main.level * main.mass + other.level * other.mass) / mass
     stroke = (main.stroke * main.mass + other.stroke * other.mass) / mass
-    several = main.several or other.several or _are_neighbours(main, other)
+    pair = main.pair or other.pair or _pair(main, other)
     labels = main.labels + other.labels
-    return _scored(Shape((left, top, w, h), labels, mass, level, stroke, sides, 0, several), height, width)
+    return _scored(Shape((left, top, w, h), labels, mass, level, stroke, sides, 0, pair), height, width)
 
 
-def _are_neighbours(main: Shape, other: Shape) -> bool:
-    """Whether two shapes stand beside each other, as high, as dark and as broad in the stroke as two digits are."""
+def _pair(main: Shape, other: Shape) -> tuple[Box, Box] | None:
+    """The boxes of two shapes, if these stand beside each other as high, dark and broad in the stroke as two digits."""
     x, y, w, h = main.box
     a, b, c, d = other.box
     beside = max(x - (a + c), a - (x + w)) >= 0 and c <= 1.5 * d
     common, joint = min(y + h, b + d) - max(y, b), max(y + h, b + d) - min(y, b)
     alike = 0.6 < main.level / other.level < 1 / 0.6 and 0.5 < main.stroke / other.stroke < 2
-    return beside and common > LEVEL * joint and alike
+    if not (beside and common > LEVEL * joint and alike):
+        return None
+    return (main.box, other.box) if x < a else (other.box, main.box)
 
 
-def is_crowded(shapes: list[Shape]) -> bool:
+def is_crowded(labels: NDArray[np.int32], shapes: list[Shape]) -> bool:
     """Whether there is another digit beside the first shape, or in it."""
-    return (shapes[0].several and not shapes[0].sides) or bool(rivals(shapes))
+    return bool(rivals(shapes)) or _is_of_two(labels, shapes[0])
+
+
+def _is_of_two(labels: NDArray[np.int32], shape: Shape) -> bool:
+    """Whether two of its parts are digits, and not halves of one that are open towards each other, as of a broken 0."""
+    if shape.pair is None or shape.sides:
+        return False
+    (_, y, _, h), (_, b, _, d) = shape.pair
+    rows = slice(max(y, b), min(y + h, b + d))
+    left, right = (np.isin(labels[rows, x : x + w], shape.labels) for x, _, w, _ in shape.pair)
+    both = left.any(axis=1) & right.any(axis=1)
+    # How far each row is from where its part is nearest to the other one.
+    off_left, off_right = left[both, ::-1].argmax(axis=1), right[both].argmax(axis=1)
+    open_rows = np.minimum(off_left - off_left.min(), off_right - off_right.min()) > OPEN * (rows.stop - rows.start)
+    return bool(open_rows.mean() < OPEN_ROWS)
 
 
 def rivals(shapes: list[Shape]) -> list[Shape]:

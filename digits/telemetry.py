@@ -70,7 +70,7 @@ class Telemetry:
         )
         self._in_progress = client.Gauge(
             "bentoml_service_request_in_progress",
-            "Pictures' requests being worked on now.",
+            "Pictures' requests begun and not answered yet, uploads included.",
             ["service_name", "service_version", "runner_name"],
             multiprocess_mode="livesum",
         ).labels(bento, version, service)

@@ -145,7 +145,7 @@ def _with_labels(source: Source, found: Iterable[str]) -> tuple[list[str], dict[
     if others:
         kinds = " ".join(sorted(set(others)))
         print(
-            f"left out in {source.root}: {len(others):,} files that are not read ({kinds}): save them as JPEG or PNG",
+            f"left out in {source.root}: not read: {len(others):,} {kinds}: save them as JPEG or PNG",
             file=sys.stderr,
         )
     base = _common_folder(names) if names else PurePosixPath()

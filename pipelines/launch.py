@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from digits.workers import cores
 from pipelines import signals
 from pipelines.errors import BROKEN_OFF, GOES_ON, UserError, causes, explain
 from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
@@ -38,7 +37,6 @@ def run(words: Sequence[str]) -> int:
     """
     # Progress shows at once in a log file too, and a dash that a terminal has not is no reason to end.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # PyTorch would take a container's host for its own
     launcher = os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     try:
@@ -52,6 +50,7 @@ def run(words: Sequence[str]) -> int:
             anchor()
         release(launcher, "FAILED")
         return WRONG_PARAMETER
+    keep_to_share()
     if rank():
         return follow(parameters)
     signals.listen()
@@ -120,6 +119,15 @@ def persist(work: Callable[[], None]) -> None:
             if broken > PATIENCE or rank() is not None or explain(error) != BROKEN_OFF:
                 raise
         print(f"warning: {BROKEN_OFF}; going on from there", file=sys.stderr)
+
+
+def keep_to_share() -> None:
+    """In a container with a share of the cores PyTorch, which is not imported yet, would start a thread for each."""
+    from digits.workers import bound, share
+
+    threads = share()
+    if threads and threads < bound():
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def rank() -> int | None:

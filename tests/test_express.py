@@ -11,6 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import prometheus_client
@@ -425,6 +426,24 @@ def test_where_there_is_no_room_the_refusal_is_the_ordinary_one() -> None:
         assert {(await link.answer())[0] for link in links[:2]} == {200}
 
     run(work, max_concurrency=2)
+
+
+def test_a_connection_that_is_made_when_nothing_more_is_taken_answers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Connection.connection_made
+
+    def late(self: Connection, transport: Any) -> None:
+        self.listener = Mock(closed=True)
+        real(self, transport)
+
+    async def work(inside: Inside, connect: Any) -> None:
+        monkeypatch.setattr(Connection, "connection_made", late)
+        link, idle = await connect(), await connect()
+        status, head, _ = await link.ask(posted(png()))
+        assert (status, b"connection: close" in head) == (200, True)
+        assert await link.ended()
+        assert await idle.ended()
+
+    run(work)
 
 
 def test_a_request_that_has_arrived_when_the_server_ends_is_answered_and_those_at_rest_are_closed() -> None:

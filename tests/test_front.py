@@ -252,11 +252,11 @@ def test_a_form_of_slow_pictures_does_not_hold_up_somebody_elses(
 def test_pictures_that_could_not_be_read_in_time_are_refused_at_once_and_the_others_answered(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = front_module.read
+    reading = front_module.read(png(size=(40, 40)))
 
-    def slowly(*given: Any) -> Any:
+    def slowly(*_: Any) -> Any:
         time.sleep(0.05)
-        return real(*given)
+        return reading
 
     monkeypatch.setattr(front_module, "read", slowly)
     app, picture = build(threads=1, timeout=3.0), png(size=(40, 40))
@@ -274,15 +274,15 @@ def test_pictures_that_could_not_be_read_in_time_are_refused_at_once_and_the_oth
 def test_of_forms_that_take_too_long_together_the_first_are_answered(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = front_module.read
+    reading = front_module.read(png(size=(40, 40)))
 
-    def slowly(*given: Any) -> Any:
+    def slowly(*_: Any) -> Any:
         time.sleep(0.02)
-        return real(*given)
+        return reading
 
     monkeypatch.setattr(front_module, "read", slowly)
-    app = build(threads=1, timeout=2.5)
-    body, headers = form([("images", png(size=(40, 40)))] * 40)  # 0.8 s
+    app = build(threads=1, timeout=5.0)
+    body, headers = form([("images", png(size=(40, 40)))] * 80)  # 1.6 s
     kind = [(b"content-type", headers["Content-Type"].encode())]
 
     async def together() -> list[int]:
@@ -290,6 +290,22 @@ def test_of_forms_that_take_too_long_together_the_first_are_answered(
         return [reply.status for reply in await asyncio.gather(*forms)]
 
     assert asyncio.run(together())[0] == 200
+
+
+def test_a_form_of_thumbnails_waits_for_no_form_of_slow_pictures(build: Callable[..., Front]) -> None:
+    async def busy_with_others() -> list[int]:
+        app = build(threads=2)
+        for _ in range(2):
+            await app.few.acquire()
+        app.queued, app.pace = 1_000, 1.0
+        statuses = []
+        for picture in (png(), png(size=(40, 40))):
+            body, headers = form([("images", picture)] * 40)
+            kind = [(b"content-type", headers["Content-Type"].encode())]
+            statuses.append((await ask(app, body, path="/predict_batch", headers=kind)).status)
+        return statuses
+
+    assert asyncio.run(busy_with_others()) == [200, 503]
 
 
 def test_bodies_of_others_leave_room_for_a_small_one(build: Callable[..., Front]) -> None:

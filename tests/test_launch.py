@@ -1,10 +1,14 @@
-"""A step begins again when a tracking server breaks off an answer, and ends when it is told to."""
+"""A step begins again when a tracking server breaks off an answer, ends when it is told to, and keeps to its cores."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
 
+from digits import workers
 from pipelines import launch
 from pipelines.signals import Interrupted
 
@@ -61,3 +65,18 @@ def test_one_of_several_processes_of_torchrun_does_not_begin_again(monkeypatch: 
     with pytest.raises(MlflowException):
         launch.persist(work)
     assert work.calls == 1
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("200000 100000", "2"), ("max 100000", None)])
+def test_torch_starts_no_more_threads_than_a_container_s_share(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, expected: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(workers, "SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(workers, "bound", lambda: 64)
+    workers.SHARE.write_text(quota)
+    launch.keep_to_share()
+    assert os.environ.pop("OMP_NUM_THREADS", None) == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    launch.keep_to_share()
+    assert os.environ["OMP_NUM_THREADS"] == "5"

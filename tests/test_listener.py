@@ -192,15 +192,3 @@ def test_a_tls_handshake_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with asyncio.Runner(loop_factory=listener.Loop) as runner:
         runner.run(silent())
-
-
-def test_a_connection_that_is_made_when_the_listener_is_closed_is_told_that_it_is_leaving(
-    listening: socket.socket, tmp_path: Path, run: Run
-) -> None:
-    async def work() -> None:
-        async with working(listening, Shares(tmp_path / "connections", 0)) as (worker,):
-            assert not worker.protocol().leaving
-            worker.close()
-            assert worker.protocol().leaving
-
-    run(work())

@@ -461,7 +461,7 @@ def test_a_stored_model_without_its_description_is_a_line_and_no_traceback(world
 def test_a_model_that_mlruns_has_lost_is_the_store_s_copy_and_its_lost_report_is_told(
     world: Path, champion: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines import chosen, registry
+    from pipelines import chosen, registry, store
     from pipelines import promote as promotion
     from pipelines.errors import UserError
 
@@ -470,6 +470,7 @@ def test_a_model_that_mlruns_has_lost_is_the_store_s_copy_and_its_lost_report_is
     sha256 = registry.find(str(champion)).tags["sha256"]
     kept, lost = world / "mlruns" / "artifacts", world / "lost"
     kept.rename(lost)
+    assert store.content_of("0" * 64) is None
     try:
         assert chosen.find(f"digits/{champion}").sha256 == sha256
         assert "the BentoML store has a copy" in capsys.readouterr().err
@@ -514,4 +515,4 @@ def test_pictures_of_a_kind_that_is_not_read_are_named(tmp_path: Path, capsys: p
     for name in ("a.HEIC", "b.heic", "c.jpg", "._d.heic"):
         (tmp_path / "3" / name).touch()
     assert [path.name for path, _ in inputs.labelled(tmp_path)] == ["c.jpg"]
-    assert "2 files that are not read (.heic): save them as JPEG or PNG" in capsys.readouterr().err
+    assert "not read: 2 .heic: save them as JPEG or PNG" in capsys.readouterr().err

@@ -19,6 +19,11 @@ def ink_of(*lines: tuple[tuple[int, int], tuple[int, int]], pen: int = 8, level:
     return ink
 
 
+def crowded(ink: np.ndarray) -> bool:
+    labels, parts = components(ink, 10)
+    return is_crowded(labels, grouped(parts, *ink.shape))
+
+
 def shapes_of(ink: np.ndarray) -> list:
     return grouped(components(ink, 10)[1], *ink.shape)
 
@@ -90,15 +95,26 @@ def test_two_digits_that_all_but_touch_are_one_shape_and_crowded(gap: int) -> No
     one, other = ((90, 60), (90, 180)), (((right, 60), (right + 50, 60)), ((right + 50, 60), (right + 30, 180)))
     found = shapes_of(ink_of(one, *other))
     assert len(found[0].labels) == 2
-    assert is_crowded(found)
-    assert not is_crowded(shapes_of(ink_of(*other)))
+    assert crowded(ink_of(one, *other))
+    assert not crowded(ink_of(*other))
 
 
 def test_parts_of_one_digit_are_not_crowded() -> None:
     four = ((90, 60), (70, 130)), ((70, 130), (150, 130)), ((118, 100), (118, 120)), ((118, 140), (118, 190))
     five = ((90, 80), (90, 190)), ((90, 190), (140, 190)), ((92, 62), (140, 60))
     for digit in (four, five):
-        assert not is_crowded(shapes_of(ink_of(*digit)))
+        assert not crowded(ink_of(*digit))
+
+
+@pytest.mark.parametrize("gap", [2, 4, 6])
+@pytest.mark.parametrize("loops", [[(120, 60)], [(85, 35), (158, 38)]], ids=["a 0", "an 8"])
+def test_a_digit_that_is_broken_from_top_to_foot_is_one(loops: list[tuple[int, int]], gap: int) -> None:
+    ink = np.zeros((SIZE, SIZE), np.float32)
+    for middle, reach in loops:
+        cv2.ellipse(ink, (120, middle), (38, reach), 0, 0, 360, 120, 8)
+    ink[:, 120 : 120 + gap] = 0
+    assert len(shapes_of(ink)[0].labels) == 2
+    assert not crowded(ink)
 
 
 def test_what_reaches_in_from_outside_is_no_rival() -> None:

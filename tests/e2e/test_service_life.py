@@ -146,7 +146,7 @@ def answer_on(link: socket.socket) -> http.client.HTTPResponse:
 
 def test_more_than_the_allowed_requests_are_told_to_come_back_and_all_is_well_afterwards(home: Path) -> None:
     noise = png(np.random.default_rng(0).integers(0, 256, (600, 600), np.uint8))
-    with Server(home, DIGITS_MAX_CONCURRENCY="2") as server, ThreadPoolExecutor(2) as clients:
+    with Server(home, DIGITS_MAX_CONCURRENCY="2", DIGITS_TIMEOUT="600") as server, ThreadPoolExecutor(2) as clients:
         slow = [half_a_request(server, png()) for _ in range(8)]  # what is still coming takes no place
         held = [clients.submit(server.send_form, "/predict_batch", [("images", noise)] * 50) for _ in range(2)]
         eventually(lambda: server.post("/predict", png()).status == 503)
