@@ -372,17 +372,21 @@ def is_crowded(labels: NDArray[np.int32], shapes: list[Shape]) -> bool:
 
 
 def _is_of_two(labels: NDArray[np.int32], shape: Shape) -> bool:
-    """Whether two of its parts are digits, and not halves of one that are open towards each other, as of a broken 0."""
+    """Whether two of its parts are digits, and not halves of one, as of a broken 0: open towards each other, but at
+    their head and foot, where they would meet."""
     if shape.pair is None or shape.sides:
         return False
     (_, y, _, h), (_, b, _, d) = shape.pair
     rows = slice(max(y, b), min(y + h, b + d))
     left, right = (np.isin(labels[rows, x : x + w], shape.labels) for x, _, w, _ in shape.pair)
     both = left.any(axis=1) & right.any(axis=1)
-    # How far each row is from where its part is nearest to the other one.
-    off_left, off_right = left[both, ::-1].argmax(axis=1), right[both].argmax(axis=1)
-    open_rows = np.minimum(off_left - off_left.min(), off_right - off_right.min()) > OPEN * (rows.stop - rows.start)
-    return bool(open_rows.mean() < OPEN_ROWS)
+    # Which rows of each part draw back from where it is nearest to the other one.
+    height = rows.stop - rows.start
+    off = [side.argmax(axis=1) for side in (left[both, ::-1], right[both])]
+    back, behind = (each - each.min() > OPEN * height for each in off)
+    ends = slice(0, height // 4), slice(-(height // 4), None)
+    meet = all(not side[end].all() for side in (back, behind) for end in ends)
+    return not (meet and (back & behind).mean() > OPEN_ROWS)
 
 
 def rivals(shapes: list[Shape]) -> list[Shape]:

@@ -17,7 +17,6 @@ MOVED = 2.0  # pixels off the middle from which on a digit is also looked at in 
 BROADEST = 7  # pixels of 28 from ground, what a pen is at most that fills the picture
 ALONG = 0.8  # of a side, what its strokes cover at most
 SOLID = 0.68  # of its box, what strokes cover at most: 996 in 1,000 of MNIST's above 40 of 255; buttons cover more
-WRITTEN = 0.55  # of its box, what strokes that fill a small picture cover at most
 SLIM = 2.2  # times as high as wide, or as wide as high; a 1 so slim may fill its box
 LOST = 0.2  # of its ink: less is lost where an MNIST image was enlarged than where one was drawn
 STROKE = 2.3  # MNIST's usual stroke, in pixels of the 20 × 20 box; thinner ones would not survive the reduction
@@ -193,7 +192,9 @@ def thumbnail(picture: Bytes) -> tuple[list[Bytes], bool]:
             return seen, exact
         # Cropped to the digit? An MNIST image may as well have a stripe across it, others a shadow; the model sees.
         refit = _refitted(upright, base, span, mask)
-        return ([refit], True) if not exact and _is_written(mask) else ([*seen, refit], exact)
+        # A disc with a light digit in it has no room in fewer pixels, where digits that fill them look as solid.
+        disc = max(picture.shape[:2]) > SIDE and is_solid(mask, w, h)
+        return ([refit], True) if not exact and not disc and _is_written(mask) else ([*seen, refit], exact)
     # A lopsided digit, centred by its mass, may come near one side; its box is no larger than MNIST's for that. With
     # something across it, it touches sides, and the middle of all that is not the digit's: the network has seen such.
     whole = max(w, h) <= BOX + 1 and (sum(sides) == 0 or light_ink or off_centre(upright) < 1)
@@ -221,11 +222,7 @@ def _fills(mask: Bytes) -> bool:
 
 
 def _is_written(mask: Bytes) -> bool:
-    """Whether what fills a picture is no broader than a pen, covers none of its sides, as tables and shadows do, and
-    little of its box, as discs with a light digit in them do not."""
-    _, _, w, h = cv2.boundingRect(mask)
-    if max(w, h) < 2 * min(w, h) and cv2.countNonZero(mask) > WRITTEN * w * h:
-        return False
+    """Whether what fills a picture is no broader than a pen and covers none of its sides, as tables and shadows do."""
     if cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3).max() > BROADEST:
         return False
     return bool(max(mask[[0, -1]].mean(axis=1).max(), mask[:, [0, -1]].mean(axis=0).max()) < ALONG)
