@@ -361,7 +361,8 @@ def _pair(main: Shape, other: Shape) -> tuple[Box, Box] | None:
     beside = max(x - (a + c), a - (x + w)) >= 0 and c <= 1.5 * d
     common, joint = min(y + h, b + d) - max(y, b), max(y + h, b + d) - min(y, b)
     alike = 0.6 < main.level / other.level < 1 / 0.6 and 0.5 < main.stroke / other.stroke < 2
-    if not (beside and common > LEVEL * joint and alike):
+    line = w < LINE * h or c < LINE * d  # of a form
+    if line or not (beside and common > LEVEL * joint and alike):
         return None
     return (main.box, other.box) if x < a else (other.box, main.box)
 

@@ -99,6 +99,14 @@ def test_two_digits_that_all_but_touch_are_one_shape_and_crowded(gap: int) -> No
     assert not crowded(ink_of(*other))
 
 
+def test_a_line_of_a_form_that_all_but_touches_a_digit_is_no_digit() -> None:
+    digit = ((90, 60), (140, 60)), ((140, 60), (110, 190))
+    ink = ink_of(*digit, pen=6)
+    cv2.line(ink, (83, 56), (83, 194), 120, 3)
+    assert len(shapes_of(ink)[0].labels) == 2
+    assert not crowded(ink)
+
+
 def test_parts_of_one_digit_are_not_crowded() -> None:
     four = ((90, 60), (70, 130)), ((70, 130), (150, 130)), ((118, 100), (118, 120)), ((118, 140), (118, 190))
     five = ((90, 80), (90, 190)), ((90, 190), (140, 190)), ((92, 62), (140, 60))
