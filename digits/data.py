@@ -161,7 +161,7 @@ def _mnist(part: Literal["train", "test"], root: Path) -> Split:
 
 def _fetch(part: Literal["train", "test"], root: Path) -> Path:
     """The folder in which the files of that part are, and are what they should be."""
-    raw = root / "MNIST" / "raw"
+    raw = raw_folder(root)
     for name, sha256 in MNIST_FILES[part]:
         if not (raw / name).is_file():
             _download(name, raw)
@@ -169,9 +169,14 @@ def _fetch(part: Literal["train", "test"], root: Path) -> Path:
     return raw
 
 
+def raw_folder(root: Path) -> Path:
+    """Where torchvision keeps MNIST's files under its `root`."""
+    return root / "MNIST" / "raw"
+
+
 def is_there(root: Path) -> bool:
     """Whether MNIST is in a folder, whole or damaged, so that nothing has to be downloaded to train."""
-    return all((root / "MNIST" / "raw" / name).is_file() for name, _ in MNIST_FILES["train"])
+    return all((raw_folder(root) / name).is_file() for name, _ in MNIST_FILES["train"])
 
 
 def _download(name: str, folder: Path) -> None:

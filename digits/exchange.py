@@ -96,6 +96,11 @@ class Gate:
         self.in_progress = 0
         self.buffered = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are being worked on as may be."""
+        return self.in_progress >= self.settings.max_concurrency
+
 
 class Exchange:
     """One request. `run` does all of it; a handler asks for the `body` and sets `model`."""
@@ -200,9 +205,8 @@ class Exchange:
 
     def check_room(self) -> None:
         """Raises Refusal where as many requests are being worked on as may be."""
-        most = self.gate.settings.max_concurrency
-        if self.gate.in_progress >= most:
-            raise busy(f"{most} requests are being worked on; try again in a second")
+        if self.gate.full:
+            raise busy(f"{self.gate.settings.max_concurrency} requests are being worked on; try again in a second")
 
     async def body(self) -> bytes:
         """The whole body. Raises Refusal 413 as soon as it is longer than the limit, 503 where all bodies are too much.

@@ -145,7 +145,7 @@ class Express:
             return None
         front, settings, picture = self.front, self.front.settings, data[end:]
         gate = front.gate
-        if gate.in_progress >= settings.max_concurrency or not is_small(picture):
+        if gate.full or not is_small(picture):
             return None
         reading = front.read(picture)
         if isinstance(reading, Refusal) or len(reading.images) > settings.max_batch_size:

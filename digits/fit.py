@@ -150,12 +150,12 @@ def fit(
     )
     identity = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "steps": len(batches)}
     state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
-    done, last = _resume(checkpoint, identity, state, ranks)
+    last = _resume(checkpoint, identity, state, ranks)
     together = ranks.wrap(net)
     if last and on_epoch and not ranks.rank:
         on_epoch(last)
 
-    for epoch in range(done + 1, epochs + 1):
+    for epoch in range(last.epoch + 1 if last else 1, epochs + 1):
         started = time.perf_counter()
         # Reseeded for each epoch, so that a resumed training draws what an unbroken one would have drawn.
         torch.manual_seed(ranks.seed(seed * 100_003 + epoch))
@@ -354,18 +354,17 @@ def _evaluate(net: torch.nn.Module, split: Split, device: torch.device) -> tuple
 
 def _resume(
     checkpoint: Path | None, identity: dict[str, object], state: dict[str, Any], ranks: Ranks
-) -> tuple[int, EpochReport | None]:
-    """Load rank 0's checkpoint of this very training, if there is one: epochs that are done, and the last report."""
+) -> EpochReport | None:
+    """Load rank 0's checkpoint of this very training, if there is one; the report of the last epoch that is done."""
     saved = (
         torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.exists() else None
     )
     saved = ranks.same(saved if saved and saved["identity"] == identity else None)
     if saved is None:
-        return 0, None
+        return None
     for name, part in state.items():
         part.load_state_dict(saved[name])
-    report = EpochReport(**saved["report"])
-    return report.epoch, report
+    return EpochReport(**saved["report"])
 
 
 def _save(checkpoint: Path, content: dict[str, object]) -> None:

@@ -23,6 +23,7 @@ HOLLOW = 0.02  # of a field's inside, how much the form's own lines may cover
 RECTANGULAR = 0.87  # of the smallest rectangle around it, what a field of a form is at least: an ellipse is 0.79
 OPEN, OPEN_ROWS = 0.1, 0.25  # of its height, how far halves of a digit draw back from each other, and in how many rows
 LEVEL = 0.8  # of the height of two shapes together, what a pair of digits has in common
+WIDE = 2.2  # times its height, what no digit is wider than
 LINE = 0.04  # of its height, what a written 1 is wider than
 LIKE = 0.75  # of the size of one field, what the next one's is at least
 CUT = 0.36  # the share of its own darkness below which ink is blur or shadow
@@ -265,7 +266,7 @@ def _scored(shape: Shape, height: int, width: int) -> Shape:
         score *= 0.3
     if size < max(0.035 * max(height, width), 9):
         score *= 0.1
-    if w > 2.2 * h:
+    if w > WIDE * h:
         score *= 0.15
     if shape.stroke > 0.42 * size:
         score *= 0.3  # a blot, a thumb
@@ -320,7 +321,7 @@ def _belongs(main: Shape, other: Shape) -> bool:
     if union_w > 1.5 * max(union_h, max(w, h)):
         return False
     if within:
-        return not (w > 2.2 * h and d > 0.4 * h)  # a row of open fields, as of a comb
+        return not (w > WIDE * h and d > 0.4 * h)  # a row of open fields, as of a comb
     tall = d > 0.6 * h and d > 0.45 * c  # as high as the digit itself: perhaps its neighbour
     if beside >= 0:
         if apart >= 0:  # off a corner

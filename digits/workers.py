@@ -28,21 +28,16 @@ _make: Callable[[np.random.Generator], Any] | None = None
 
 def cores() -> int:
     """Cores that this process may use: those that it is bound to, or its container's share where that is less."""
-    return min(bound(), share() or bound())
+    try:
+        quota, period = map(int, SHARE.read_text().split())
+    except (OSError, ValueError):  # no control groups of version 2, or "max": as much as there is
+        return bound()
+    return max(1, min(bound(), round(quota / period)))
 
 
 def bound() -> int:
     """Cores that this process is bound to."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def share() -> int | None:
-    """A container's share of the cores, in whole ones; None where it may use all."""
-    try:
-        quota, period = map(int, SHARE.read_text().split())
-    except (OSError, ValueError):  # no control groups of version 2, or "max"
-        return None
-    return max(1, round(quota / period))
 
 
 def _start(make: Callable[[np.random.Generator], Any]) -> None:

@@ -123,11 +123,10 @@ def persist(work: Callable[[], None]) -> None:
 
 def keep_to_share() -> None:
     """In a container with a share of the cores PyTorch, which is not imported yet, would start a thread for each."""
-    from digits.workers import bound, share
+    from digits.workers import bound, cores
 
-    threads = share()
-    if threads and threads < bound():
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if cores() < bound():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
 
 def rank() -> int | None:

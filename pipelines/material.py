@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from digits import pyramid
-from digits.data import Data, Split, is_there, load
+from digits.data import Data, Split, is_there, load, raw_folder
 from digits.fit import TrainingSet, choose_device
 from digits.imaging import Reading
 from digits.metrics import auroc
@@ -87,7 +87,7 @@ def load_data(parameters: DataParameters) -> Data:
     if parameters.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: there is no CUDA device here; expected auto or cpu")
     if parameters.dataset != "digits" and not is_there(parameters.root):
-        print(f"data: MNIST is not in {parameters.root / 'MNIST' / 'raw'}, and is downloaded")
+        print(f"data: MNIST is not in {raw_folder(parameters.root)}, and is downloaded")
     data = load(parameters.dataset, parameters.root, limit=parameters.limit or None)
     counts = f"{len(data.train):,} to train, {len(data.validation):,} to choose on"
     print(f"data: {named(data)}, {counts}, fingerprint {data.fingerprint[:12]}")

@@ -88,9 +88,8 @@ def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: 
     of_mnist = champion is not None and champion.tags.get("dataset") == "mnist"
     if not of_mnist and (stored := store.newest_of_mnist()):  # of another registry, as far as this one knows
         tag, limit = stored
-        own = int(registry.parameters(version).get("limit", 0))
         less = "scikit-learn's digits" if dataset == "digits" else "fewer of its digits"
-        if dataset == "digits" or 0 < own < (limit or math.inf):
+        if dataset == "digits" or 0 < int(registry.parameters(version).get("limit", 0)) < (limit or math.inf):
             return Decision(
                 False,
                 [

@@ -52,10 +52,10 @@ def content_of(sha256: str) -> bytes | None:
     except BentoMLException:  # there is none of that name, or one is not whole
         return None
     for model in stored:
-        if (model.info.metadata or {}).get("sha256") == sha256 == digest(model):
-            file = model_file(Path(model.path))
-            assert file is not None
-            return file.read_bytes()
+        if (model.info.metadata or {}).get("sha256") == sha256:
+            content = _content(model)
+            if hashlib.sha256(content).hexdigest() == sha256:
+                return content
     return None
 
 
@@ -114,9 +114,14 @@ def _whole(tag: str, sha256: str) -> bentoml.Model | None:
 
 
 def digest(model: bentoml.Model) -> str:
-    """sha256 of the ONNX file in a stored model; empty where there is none."""
+    """sha256 of the ONNX file in a stored model, of nothing where there is none."""
+    return hashlib.sha256(_content(model)).hexdigest()
+
+
+def _content(model: bentoml.Model) -> bytes:
+    """The ONNX file in a stored model; empty where there is none."""
     file = model_file(Path(model.path))
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+    return file.read_bytes() if file else b""
 
 
 def _touch(model: bentoml.Model) -> None:

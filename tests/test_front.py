@@ -249,16 +249,21 @@ def test_a_form_of_slow_pictures_does_not_hold_up_somebody_elses(
     assert read.index(alone) <= 4
 
 
-def test_pictures_that_could_not_be_read_in_time_are_refused_at_once_and_the_others_answered(
-    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def take_for_each_picture(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every picture takes so long, and shows the same."""
     reading = front_module.read(png(size=(40, 40)))
 
     def slowly(*_: Any) -> Any:
-        time.sleep(0.05)
+        time.sleep(seconds)
         return reading
 
     monkeypatch.setattr(front_module, "read", slowly)
+
+
+def test_pictures_that_could_not_be_read_in_time_are_refused_at_once_and_the_others_answered(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_for_each_picture(0.05, monkeypatch)
     app, picture = build(threads=1, timeout=3.0), png(size=(40, 40))
 
     async def alone_and_in_a_crowd() -> list[list[int]]:
@@ -274,13 +279,7 @@ def test_pictures_that_could_not_be_read_in_time_are_refused_at_once_and_the_oth
 def test_of_forms_that_take_too_long_together_the_first_are_answered(
     build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = front_module.read(png(size=(40, 40)))
-
-    def slowly(*_: Any) -> Any:
-        time.sleep(0.02)
-        return reading
-
-    monkeypatch.setattr(front_module, "read", slowly)
+    take_for_each_picture(0.02, monkeypatch)
     app = build(threads=1, timeout=5.0)
     body, headers = form([("images", png(size=(40, 40)))] * 80)  # 1.6 s
     kind = [(b"content-type", headers["Content-Type"].encode())]
