@@ -51,7 +51,7 @@ image-test: $(READY)  ## build the image, run it hardened, look
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash deploy/oci/with_engine.sh $(BIN)/pytest -n 0 tests/e2e/test_image.py; \
 	status=$$?; if [ $$status = 77 ]; then echo "image-test: skipped, the reason is above"; else exit $$status; fi
 
-bench: $(READY)  ## the service beside its peers, with wrk where there is one; results go to docs/benchmarks
+bench: $(READY)  ## the service beside its peers, with wrk where there is one; results go to benchmarks/results
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[train,dev,bench]'
 	$(BIN)/python -m benchmarks.bench $(ARGS_BENCH)
 

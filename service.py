@@ -32,6 +32,7 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
+from bentoml._internal.utils import circus
 from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 from starlette.middleware.cors import CORSMiddleware
@@ -108,6 +109,22 @@ def folder_to_share() -> Path:
     return folder
 
 
+def arbiter(watchers: list[Any], *, threaded: bool = False, **options: Any) -> Any:
+    """What starts the workers and ends them, as BentoML makes it, but for two things.
+
+    It listens to its own user alone: BentoML has two ports on loopback, by which anybody on the machine may have any
+    command run. And SIGHUP, which comes when its terminal is closed, ends it: it would begin anew instead.
+    """
+    folder, hung_up = folder_to_share(), signal.getsignal(signal.SIGHUP)
+    kind = circus.ThreadedArbiter if threaded else circus.Arbiter
+    options = {"check_delay": 10, **options}  # BentoML's
+    made = kind(watchers, endpoint=f"ipc://{folder}/orders", pubsub_endpoint=f"ipc://{folder}/news", **options)
+    made.ctrl.sys_hdl.handle_hup = made.ctrl.sys_hdl.quit
+    if hung_up is signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return made
+
+
 class StartError(BentoMLException):
     """Ends the start with one line."""
 
@@ -143,8 +160,18 @@ def find(tag: str) -> bentoml.Model:
         store = BentoMLContainer.bentoml_home.get()
         asked = f"model {tag!r}" if ":" in tag else f"model called {tag!r}"
         raise StartError(f"there is no {asked} in the BentoML store {store}; train one with `make train`") from None
-    except BentoMLException as error:
-        raise StartError(f"model {tag!r} in the BentoML store can't be read: {error}; import it again") from None
+    except Exception as error:  # its description is a file, which may hold anything, or may not be read
+        why = f"{error}".partition("\n")[0] or type(error).__name__
+        raise StartError(f"model {tag!r} in the BentoML store can't be read: {why}; import it again") from None
+
+
+def readable() -> list[bentoml.Model]:
+    """The stored models that have a description, newest first."""
+    found = []
+    for folder in Path(BentoMLContainer.model_store_dir.get(), NAME).glob("*/"):
+        with contextlib.suppress(StartError):
+            found.append(find(f"{NAME}:{folder.name}"))
+    return sorted(found, key=lambda model: model.creation_time, reverse=True)
 
 
 def asked() -> bentoml.Model:
@@ -392,18 +419,19 @@ class Server(Service[Any]):  # type: ignore[misc]
             # In a container BentoML does not start a dead worker again, and ends only when the last one is gone.
             bentoml.serving.running_inside_container = lambda: False  # type: ignore[assignment]
             BentoMLContainer.prometheus_multiproc_dir.set(str(folder_to_share()))
+            circus.create_standalone_arbiter = arbiter
 
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
         shares, worker = None, server_context.worker_index
         if worker is not None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor hears it too
             folder = shared_folder()
             folder.mkdir(mode=0o700, exist_ok=True)  # a system that tidies up may have taken it,
             if folder.stat().st_uid != os.geteuid():  # and another user its name
                 raise StartError(f"{folder} is another user's: start the service again")
             forget_the_dead(folder)
-            if workers() <= listener.PLACES:
-                shares = listener.Shares(folder / "connections", worker - 1)
+            shares = listener.Shares(folder / "connections", worker - 1)
         listener.install(shares, SETTINGS.idle_seconds)
         application = Application(self, is_main=is_main)
         asgi = application.asgi()
@@ -414,7 +442,8 @@ class Server(Service[Any]):  # type: ignore[misc]
 class Digits:
     """Reads handwritten digits. POST a picture to /predict; the page for people is at /ui/."""
 
-    stored = bentoml.models.BentoModel(find(SETTINGS.model or NAME).tag)  # what `bentoml build` packs, by its exact tag
+    # What `bentoml build` packs, by its exact tag. Workers pack nothing, and what is newest now may not be readable.
+    stored = bentoml.models.BentoModel(os.environ.get(BEGAN_WITH) or find(SETTINGS.model or NAME).tag)
 
     def __init__(self) -> None:
         self.bento = str(svc.bento.tag) if svc.bento else ""
@@ -436,15 +465,13 @@ class Digits:
 
         Raises StartError.
         """
-        newest = asked()
         try:
-            return load_model(newest, self.bento)
+            return load_model(asked(), self.bento)
         except StartError as error:
             if not self.follows:
                 raise
             log.warning("%s", error)
-            older = [model for model in bentoml.models.list(NAME) if model.tag != newest.tag]
-            for model in sorted(older, key=lambda model: model.creation_time, reverse=True):
+            for model in readable():
                 with contextlib.suppress(StartError):
                     return load_model(model, self.bento)
             raise

@@ -1,7 +1,7 @@
 """`make bench`: the service beside its peers, on this machine, with the same weights and the same requests.
 
 Each server is started in turn, asked for correct answers, loaded, and stopped; all of that is repeated, interleaved.
-Out come docs/benchmarks/serving.json, .md and .png: requests a second, percentiles, errors, processor time and memory.
+Out come serving.json, .md and .png: requests a second, percentiles, errors, processor time and memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 import psutil
 
-from benchmarks import constant, load
+from benchmarks import constant, load, takes_out
 from benchmarks.inputs import Inputs, make_inputs, prepare
 from benchmarks.report import HARDEST, write
 from digits.classifier import Classifier
@@ -38,7 +38,6 @@ from pipelines import provenance
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "docs" / "benchmarks"
 PYTHON = sys.executable
 UVICORN = [PYTHON, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log", "--workers", "2"]
 BENTO = [PYTHON, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
@@ -361,7 +360,7 @@ def main() -> None:
     )
     parser.add_argument("--rates", type=float, nargs="*", default=[100, 400, 1000], help="open loop, requests/s")
     parser.add_argument("--only", default="", help="only the peers whose name contains this; several with |")
-    parser.add_argument("--out", type=Path, default=OUT, help="where the results go (default docs/benchmarks)")
+    takes_out(parser)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped and folders removed
     with tempfile.TemporaryDirectory(prefix="digits-bench-") as temporary:

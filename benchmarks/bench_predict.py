@@ -7,7 +7,6 @@ byte by byte.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -18,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import save, takes_out
 from benchmarks.inputs import encoded, some_digits
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "docs" / "benchmarks" / "predict.json"
 PROGRAM = """import sys
 from pathlib import Path
 from pipelines import chosen, inputs, predict
@@ -88,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a model.onnx of ours")
     parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    takes_out(parser)
     arguments = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory(prefix="digits-bench-") as name:
@@ -101,7 +101,7 @@ def main() -> None:
             if outputs[0].read_bytes() != outputs[1].read_bytes():
                 raise SystemExit(f"the engines' answers for {count} pictures differ")
     facts = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "same answers": True}
-    OUTPUT.write_text(json.dumps({**facts, "results": [asdict(one) for one in results]}, indent=1) + "\n")
+    save(arguments.out, "predict", {**facts, "results": [asdict(one) for one in results]})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Optuna and MLflow, that counts what it is asked. Only the time counts in which e
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -23,8 +22,9 @@ import sqlalchemy
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ProgrammingError
 
+from benchmarks import save, takes_out
+
 ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "docs" / "benchmarks" / "study.json"
 TRANSACTIONS = ("BEGIN", "COMMIT", "ROLLBACK")
 
 
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--digits", type=int, default=20_000, help="of which a trial trains on 3,000")
     parser.add_argument("--rounds", type=int, default=2)
+    takes_out(parser)
     arguments = parser.parse_args()
     asked = f"--limit {arguments.digits} --photographs 200 --outliers 100"
     asked += f" --dataset mnist --data_dir {Path(os.environ.get('MNIST_ROOT', 'data')).resolve()} --tune_minutes 600"
@@ -154,7 +155,8 @@ def main() -> None:
                 results.append(measured)
                 print(f"round {round_number + 1}  {measured}", flush=True)
     facts = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", **vars(arguments)}
-    OUTPUT.write_text(json.dumps({**facts, "results": [asdict(one) for one in results]}, indent=1) + "\n")
+    out = facts.pop("out")
+    save(out, "study", {**facts, "results": [asdict(one) for one in results]})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ slower for both; the ratio is taken within each round.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -24,11 +23,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks import save, takes_out
 from digits.data import Split, load
 from digits.fit import Recipe, TrainingSet, fit
 from digits.network import DigitNet
-
-OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "train.json"
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8_192, help="digits in an epoch; 55000: the whole, ten minutes")
     parser.add_argument("--batch-size", type=int, default=Recipe().batch_size)
     parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("MNIST_ROOT", "data")))
+    takes_out(parser)
     arguments = parser.parse_args()
     split = load("mnist", arguments.data_dir, limit=arguments.images).train
 
@@ -123,21 +122,18 @@ def main() -> None:
         f" ({min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)})"
     )
     print(f"and takes 1/{statistics.median(cpu):.2f} of the CPU time ({min(cpu):.2f} to {max(cpu):.2f})")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(
-        json.dumps(
-            {
-                "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-                "torch": torch.__version__,
-                "batch_size": arguments.batch_size,
-                "images": arguments.images,
-                "results": {name: [asdict(one) for one in many] for name, many in results.items()},
-                "ratio": ratios,
-                "cpu_ratio": cpu,
-            },
-            indent=1,
-        )
-        + "\n"
+    save(
+        arguments.out,
+        "train",
+        {
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+            "torch": torch.__version__,
+            "batch_size": arguments.batch_size,
+            "images": arguments.images,
+            "results": {name: [asdict(one) for one in many] for name, many in results.items()},
+            "ratio": ratios,
+            "cpu_ratio": cpu,
+        },
     )
 
 

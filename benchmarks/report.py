@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
+
+from benchmarks import save
 
 HEAD = "| | requests/s, 1 | 32 | 128 connections | p50 / p99 at 32, ms | errors | CPU, ms | MB | ready, s | wrong |"
 HARDEST = "FastAPI, same int8 model, 2 workers"
@@ -14,8 +15,7 @@ RULE = "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 
 def write(results: dict[str, Any], out: Path) -> str:
     """Saves serving.json, serving.md and serving.png; gives the Markdown."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "serving.json").write_text(json.dumps(results, indent=1) + "\n")
+    save(out, "serving", results)
     text = markdown(results)
     (out / "serving.md").write_text(text)
     plot(results, out / "serving.png")

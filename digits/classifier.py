@@ -1,4 +1,4 @@
-"""The trained network at work: 28×28 pictures in, probabilities and one decided answer for each photograph out.
+"""The trained network at work: 28×28 pictures in, probabilities and one decided answer for each picture out.
 
 The model is one ONNX file that carries everything it needs in its graph and metadata; nothing here ever unpickles.
 """
@@ -52,7 +52,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is said about one photograph.
+    """What is said about one picture.
 
     `digit` is the best guess and `probability` its calibrated probability among the ten digits; `accepted` is false
     where the picture holds no digit that the model can stand behind. `chosen` is the index of the candidate used and

@@ -158,11 +158,13 @@ class Connection(HttpToolsProtocol):
         """The application, with a handle on what it does, to end it when nobody waits for that any more."""
 
         async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-            self.work, self.turn = asyncio.current_task(), cast(Any, receive).__self__
+            mine = self.work = asyncio.current_task()
+            self.turn = cast(Any, receive).__self__
             try:
                 await app(scope, receive, send)
             finally:
-                self.work = self.turn = None
+                if self.work is mine:  # the next may have begun with the last byte of this answer
+                    self.work = self.turn = None
 
         return watched
 

@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from digits.device import cuda_works
+
 PATIENCE = timedelta(minutes=30)  # for the other ranks within a training: rank 0 validates and writes meanwhile
 LONG_PATIENCE = timedelta(days=2)  # for rank 0 to begin: it makes pictures, or tunes, first
 SEED_APART = 1_000_000_007  # between the ranks' random numbers
@@ -61,7 +63,7 @@ class Ranks:
         if self.count == 1:
             return net
         if next(net.parameters()).is_cuda:
-            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+            net = nn.SyncBatchNorm.convert_sync_batchnorm(net, self.training)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(net, process_group=self.training)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     """The ranks that `torchrun` has started, or ALONE. Waits for all of them.
 
     Raises:
-        RankError: there are fewer GPUs here than ranks, or one of the ranks has ended.
+        RankError: there are fewer GPUs here than ranks, some ranks have one and others none, or one of them has ended.
     """
     if not launched():
         yield ALONE
@@ -100,10 +102,18 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         )
     if cuda:
         torch.cuda.set_device(local)
+        cuda = cuda_works()
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=LONG_PATIENCE)
+        dist.init_process_group("gloo", timeout=LONG_PATIENCE)
+        have: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(have, cuda)
+        if len(set(have)) > 1:
+            without = ", ".join(str(rank) for rank, one in enumerate(have) if not one)
+            raise RankError(f"ranks {without} can use no GPU and the others can: expected device=cpu, or GPUs for all")
         training = dist.new_group(timeout=PATIENCE, backend="nccl" if cuda else "gloo")
         yield Ranks(dist.get_rank(), dist.get_world_size(), training)
+    except RankError:
+        raise
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise

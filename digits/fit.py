@@ -10,7 +10,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from digits.augment import augment
 from digits.data import Split
+from digits.device import choose_device, precision
 from digits.distributed import ALONE, Ranks
 from digits.network import DIGITS, DigitNet, eleven_way, keep_rising, thin, widen
 
@@ -93,13 +93,6 @@ class EpochReport:
     learning_rate: float
     seconds: float
     images_per_second: float
-
-
-def choose_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one, and the CPU otherwise."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
 
 
 def fit(
@@ -203,7 +196,7 @@ def fit(
         )
         if checkpoint:
             facts = {"identity": identity, "report": asdict(report)}
-            _save(checkpoint, facts | {name: part.state_dict() for name, part in state.items()})
+            save_checkpoint(checkpoint, facts | {name: part.state_dict() for name, part in state.items()})
         if on_epoch:
             on_epoch(report)
 
@@ -225,30 +218,6 @@ def predict_logits(net: DigitNet, images: NDArray[np.uint8], device: str = "cpu"
         ]
     net.train(was_training)
     return np.concatenate(parts) if parts else np.zeros((0, DIGITS), np.float32)
-
-
-def precision(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which networks work in the device's `number_format`."""
-    wanted = number_format(device)
-    return nullcontext() if wanted == torch.float32 else torch.autocast(device.type, dtype=wanted)
-
-
-def number_format(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is faster: on GPUs that have it, and on CPUs that multiply it faster than float32
-    (docs/log.md)."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)  # since Ampere
-    else:
-        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    if capabilities.get("amx_bf16") or capabilities.get("arm_bf16"):
-        return True
-    # Intel's cores take at least two cycles for what AMD's do in one: there float32 is faster, but for AMX.
-    return bool(capabilities.get("avx512_bf16")) and not str(capabilities.get("cpu_name", "")).startswith("Intel")
 
 
 def _parameter_groups(net: DigitNet, weight_decay: float) -> list[dict[str, object]]:
@@ -356,10 +325,7 @@ def _resume(
     checkpoint: Path | None, identity: dict[str, object], state: dict[str, Any], ranks: Ranks
 ) -> EpochReport | None:
     """Load rank 0's checkpoint of this very training, if there is one; the report of the last epoch that is done."""
-    saved = (
-        torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.exists() else None
-    )
-    saved = ranks.same(saved if saved and saved["identity"] == identity else None)
+    saved = ranks.same(load_checkpoint(checkpoint, identity))
     if saved is None:
         return None
     for name, part in state.items():
@@ -367,7 +333,16 @@ def _resume(
     return EpochReport(**saved["report"])
 
 
-def _save(checkpoint: Path, content: dict[str, object]) -> None:
+def load_checkpoint(checkpoint: Path | None, identity: dict[str, object]) -> dict[str, Any] | None:
+    """What `save_checkpoint` has written for a training of this identity, its tensors on the CPU, if it has."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return saved if saved["identity"] == identity else None
+
+
+def save_checkpoint(checkpoint: Path, content: dict[str, object]) -> None:
+    """Writes a training's state, with its "identity", whole or not at all."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.with_suffix(".partial")
     try:

@@ -83,6 +83,7 @@ class Front:
         # The parts of long forms, those of the oldest first: others' pictures have their turn between, and forms that
         # come together do not all reach the time limit together.
         self.few = asyncio.Semaphore(max(2, settings.threads))
+        self.turn = asyncio.Lock()  # of several small pictures that the loop reads: others have theirs in between
         self.queued = 0  # pictures that a thread decodes or will,
         self.pace = 0.0  # and seconds that one takes, on average
         # path: handler, methods, longest body
@@ -211,9 +212,11 @@ class Front:
         """The readings of some files: in a thread, turn by turn, unless all are so small that the way there would take
         longer."""
         if all(map(is_small, images)):
-            if len(images) > 1:
-                await asyncio.sleep(0)  # the loop has other business too
-            return [self.read(image) for image in images]
+            if len(images) == 1:
+                return [self.read(images[0])]
+            async with self.turn:
+                await asyncio.sleep(0)
+                return [self.read(image) for image in images]
         loop = asyncio.get_running_loop()
         readings: list[Reading | Refusal] = []
         self.queued += len(images)

@@ -50,15 +50,15 @@ class Shares:
 
 
 class Listener:
-    """Takes connections from a listening socket until it is closed, as a server of asyncio is.
+    """Takes connections from a listening socket until it is closed, as a server of asyncio is; `tls` are its options.
 
     Those taken are counted here at once, since many come together. Each protocol that `factory` makes is told its
     `shares`, from which it takes itself when its connection is lost, and its `listener`, which may be closed by then.
     """
 
-    def __init__(self, listening: socket.socket, factory: Callable[[], Any], shares: Shares) -> None:
+    def __init__(self, listening: socket.socket, factory: Callable[[], Any], shares: Shares, **tls: Any) -> None:
         self.loop = asyncio.get_running_loop()
-        self.listening, self.factory, self.shares = listening, factory, shares
+        self.listening, self.factory, self.shares, self.tls = listening, factory, shares, tls
         self.connecting: set[asyncio.Task[None]] = set()
         self.closed = False
         listening.setblocking(False)
@@ -103,8 +103,8 @@ class Listener:
 
     async def connect(self, link: socket.socket) -> None:
         try:
-            await self.loop.connect_accepted_socket(self.protocol, link)
-        except OSError:  # it is gone already
+            await self.loop.connect_accepted_socket(self.protocol, link, **self.tls)
+        except OSError:  # it is gone already, or speaks no TLS
             self.shares.add(-1)
 
     def protocol(self) -> Any:
@@ -129,11 +129,13 @@ class Loop(uvloop.Loop):
     idle_seconds: float
 
     async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        tls: dict[str, Any] = {}
         if options.get("ssl") is not None:
-            options |= {"ssl_handshake_timeout": self.idle_seconds, "ssl_shutdown_timeout": self.idle_seconds}
-        elif self.shares is not None and options.get("sock") is not None:
-            return Listener(options["sock"], factory, self.shares)
-        return await super().create_server(factory, *args, **options)
+            seconds = self.idle_seconds
+            tls = {"ssl": options["ssl"], "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": seconds}
+        if self.shares is not None and options.get("sock") is not None:
+            return Listener(options["sock"], factory, self.shares, **tls)
+        return await super().create_server(factory, *args, **{**options, **tls})
 
 
 def loop_factory(**_: bool) -> type[Loop]:

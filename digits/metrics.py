@@ -1,13 +1,15 @@
-"""What a prediction is worth: arrays of logits, probabilities and labels in, plain numbers out."""
+"""What a prediction is worth: arrays of logits, probabilities and labels in, plain numbers out.
+
+SciPy and scikit-learn are imported where they are used: `digits predict` wants an interval where neither is installed.
+"""
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
 
 SHARPEST = 0.3  # of temperatures
 
@@ -18,8 +20,11 @@ Booleans = NDArray[np.bool_]
 
 def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
     """95% interval of Wilson (1927) for `correct` out of `count` ≥ 1, both bounds 0 to 1."""
-    interval = binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = NormalDist().inv_cdf(0.975)
+    share = correct / count
+    middle = share + z**2 / (2 * count)
+    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, (middle - reach) / (1 + z**2 / count)), min(1.0, (middle + reach) / (1 + z**2 / count))
 
 
 def negative_log_likelihood(probabilities: Floats, labels: Integers) -> float:
@@ -54,6 +59,8 @@ def expected_calibration_error(probabilities: Floats, labels: Integers, bins: in
 
 def mcnemar(first_correct: Booleans, second_correct: Booleans) -> float:
     """Exact two-sided p of McNemar (1947) for two classifiers on the same n pictures; booleans (n,) each."""
+    from scipy.stats import binomtest
+
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())
     if only_first + only_second == 0:
@@ -66,6 +73,8 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
 
     Without one wrong answer the least is at 0, where every answer would be certain: hence the floor.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
     def loss(log_temperature: float) -> float:
         scores = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
@@ -77,6 +86,8 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
 
 def scores_of(logits: Floats, temperature: float) -> tuple[Floats, Floats]:
     """What model.onnx gives for these logits (n, 10): probabilities (n, 10) and digitness (n,)."""
+    from scipy.special import softmax
+
     scaled = logits.astype(np.float64) / temperature
     eleven = softmax(np.pad(scaled, ((0, 0), (0, 1))), axis=1)
     return softmax(scaled, axis=1), 1 - eleven[:, 10]
@@ -84,6 +95,8 @@ def scores_of(logits: Floats, temperature: float) -> tuple[Floats, Floats]:
 
 def auroc(positive: Floats, negative: Floats) -> float:
     """The chance that a random positive (n,) scores above a random negative (m,); 0.5 is guessing."""
+    from sklearn.metrics import roc_auc_score
+
     labels = np.concatenate((np.ones(len(positive)), np.zeros(len(negative))))
     return float(roc_auc_score(labels, np.concatenate((positive, negative))))
 

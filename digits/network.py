@@ -102,7 +102,7 @@ class DigitNet(nn.Module):
         dropout: share of fc1's and fc2's units that is dropped while training, 0 ≤ dropout < 1.
     """
 
-    def __init__(self, dropout: float = 0.3) -> None:
+    def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
         self.conv1 = Convolution(1, 32)
         self.pool1: nn.Module = nn.MaxPool2d(2)

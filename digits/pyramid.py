@@ -7,14 +7,18 @@ picture as a whole, also says whether there is a digit at all.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from digits.device import choose_device, precision
 from digits.export import exported
-from digits.fit import choose_device, precision
+from digits.fit import load_checkpoint, save_checkpoint
 from digits.ink import Bytes
 from digits.photographer import Strokes
 from digits.segmenter import SIDE, SURE, Segmenter
@@ -82,10 +86,12 @@ def fit(
     seed: int,
     device: str = "auto",
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Pyramid:
     """Trains a network on pictures with strokes and on some without a digit, uint8 (m, 3, SIDE, SIDE), m ≥ 0; the same
     seed, CPU, thread count and library versions give the same. In eval mode, on the CPU. `progress` is called with
-    (done, steps)."""
+    (done, steps). `checkpoint` is a file that is written after each epoch and gone on from, to the same network; it is
+    the caller's to keep it for the same pictures."""
     where = choose_device(device)
     torch.manual_seed(seed)
     net = Pyramid().to(where).to(memory_format=torch.channels_last)
@@ -96,8 +102,21 @@ def fit(
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.15)
     generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
+    parts: dict[str, Any] = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    identity: dict[str, object] = {"pictures": count, "epochs": epochs, "seed": seed}
+    first = 0
+    if saved := load_checkpoint(checkpoint, identity):
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        generator.set_state(saved["generator"])
+        first = saved["step"]
+        if progress is not None:
+            progress(first, steps)
+    for step in range(first, steps):
         if step % (steps // epochs) == 0:
+            if checkpoint and step > first:
+                facts = {"identity": identity, "step": step, "generator": generator.get_state()}
+                save_checkpoint(checkpoint, facts | {name: part.state_dict() for name, part in parts.items()})
             rows = iter(torch.split(torch.randperm(count, generator=generator), size))
         mine = next(rows)
         some, others = mine[mine < len(pictures)], mine[mine >= len(pictures)] - len(pictures)

@@ -65,15 +65,13 @@ def boundary_of(content_type: bytes) -> bytes | None:
     Raises Refusal 415 for a type that is neither, 400 for multipart without a boundary. No type at all counts as the
     image itself, as RFC 9110 8.3 allows.
     """
-    if content_type.startswith((b"image/", b"application/octet-stream")) or not content_type:
-        return None
     media_type = content_type.partition(b";")[0].strip().lower()
     if media_type == b"multipart/form-data":
         boundary = _parameter(content_type, b"boundary")
         if not 0 < len(boundary) <= 256:
             raise Refusal(400, "malformed_multipart", "multipart/form-data needs a boundary of 1 to 256 bytes")
         return boundary
-    if media_type.startswith(b"image/") or media_type == b"application/octet-stream":
+    if media_type.startswith(b"image/") or media_type in (b"application/octet-stream", b""):
         return None
     shown = media_type.decode("latin-1")[:80]
     raise Refusal(415, "unsupported_media_type", f"Content-Type {shown!r} is not accepted; {ACCEPTED}")

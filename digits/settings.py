@@ -130,7 +130,7 @@ def _word(variable: str, setting: Field[Any], text: str) -> str | tuple[str, ...
     if name == "cors_origins":
         origins = tuple(part.strip() for part in text.split(",") if part.strip())
         for origin in origins:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+            if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.:\[\]_-]+", origin):
                 raise SettingsError(f"{variable}: {origin!r} is no origin; expected something like https://example.org")
         return origins
     return text

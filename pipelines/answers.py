@@ -7,7 +7,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from digits.metrics import accuracy_interval
+from pipelines import files
 from pipelines.errors import UserError
 from pipelines.reader import COLUMNS, DECIMALS, Row
 
@@ -98,16 +100,8 @@ class Partial:
 
 def write(output: Path, groups: Iterable[list[Row]]) -> None:
     """Writes all rows to a .csv or .parquet file, which is there whole or not at all."""
-    fill: Callable[[BinaryIO, Iterable[list[Row]]], None] = parquet if output.suffix == ".parquet" else comma_separated
-    beside = output.with_name(f".{output.name}.writing")
-    try:
-        with beside.open("wb") as file:
-            fill(file, groups)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
+    fill = parquet if output.suffix == ".parquet" else comma_separated
+    files.write(output, lambda file: fill(file, groups))
 
 
 def comma_separated(file: BinaryIO, groups: Iterable[list[Row]]) -> None:
@@ -199,8 +193,6 @@ class Summary:
 
     def interval(self) -> tuple[float, float]:
         """95% interval of the accuracy (Wilson)."""
-        from digits.metrics import accuracy_interval
-
         return accuracy_interval(self.correct, self.labelled)
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -83,8 +83,9 @@ def _registered(asked: str) -> Chosen:
         raise UserError(
             f"there is no model {NAME} in the BentoML store, and no MLflow to ask for {asked}; expected {ACCEPTED}"
         )
-    from pipelines import registry
+    from pipelines import registry, tracking
 
+    tracking.check_database()
     version = registry.find(asked)
     return logged(f"{NAME}/{version.version}", version.tags["model_id"], version.tags["sha256"])
 

@@ -98,6 +98,7 @@ def _provenance(asked: argparse.Namespace) -> int:
         from pipelines import tracking
     except ModuleNotFoundError as missing:
         raise UserError(f"{missing.name} is not installed: provenance needs pip install -e '.[train]'") from None
+    tracking.check_database()
     tracking.connect()
     print(json.dumps(provenance(asked.version), indent=2))
     return 0

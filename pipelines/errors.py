@@ -65,8 +65,5 @@ def causes(error: BaseException) -> list[BaseException]:
     current: BaseException | None = error
     while current is not None and current not in found:
         found.append(current)
-        original = getattr(current, "orig", None)  # SQLAlchemy keeps the driver's error there
-        if isinstance(original, BaseException):
-            found.append(original)
         current = current.__cause__ or current.__context__
     return found

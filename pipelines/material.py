@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from digits import pyramid
 from digits.data import Data, Split, is_there, load, raw_folder
-from digits.fit import TrainingSet, choose_device
+from digits.device import choose_device, cuda_works
+from digits.fit import TrainingSet
 from digits.imaging import Reading
 from digits.metrics import auroc
 from digits.outliers import make_digitless, make_outliers, read_outliers
@@ -84,8 +85,13 @@ class Material:
 
 def load_data(parameters: DataParameters) -> Data:
     """The digits that were asked for, told to the user. Raises DataError."""
-    if parameters.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: there is no CUDA device here; expected auto or cpu")
+    if parameters.device != "cpu" and not cuda_works():
+        broken = torch.cuda.is_available()
+        if parameters.device == "cuda":
+            is_what = "can't be used" if broken else "is not there"
+            raise UserError(f"device=cuda: a CUDA device {is_what}; expected auto or cpu")
+        if broken:
+            print("WARNING: the GPU can't be used (too old for this PyTorch, or out of memory): the CPU is")
     if parameters.dataset != "digits" and not is_there(parameters.root):
         print(f"data: MNIST is not in {raw_folder(parameters.root)}, and is downloaded")
     data = load(parameters.dataset, parameters.root, limit=parameters.limit or None)
@@ -172,7 +178,8 @@ def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained |
         if parameters.photographs < ENOUGH:
             return None
         count = min(parameters.photographs // 2, MOST)
-        trained = segmenter_of(data, count, parameters.seed, choose_device(parameters.device).type)
+        unfinished = job.folder / "segmenter.pt"
+        trained = segmenter_of(data, count, parameters.seed, choose_device(parameters.device).type, unfinished)
         if not trained.overlap >= FLOOR:
             print(f"  WARNING: the segmenter finds too little (overlap {trained.overlap:.2f}) and is left out")
             return None
@@ -185,8 +192,10 @@ def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained |
     return None if worth is None else Trained(file.read_bytes(), *worth)
 
 
-def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
-    """A segmenter that has learnt from so many photographs of its own; a tenth as many of validation digits test it."""
+def segmenter_of(data: Data, count: int, seed: int, device: str, unfinished: Path) -> Trained:
+    """A segmenter that has learnt from so many photographs of its own; a tenth as many of validation digits test it.
+    `unfinished` is its checkpoint.
+    """
 
     def make() -> Arrays:
         label = "photographs with known strokes"
@@ -197,8 +206,10 @@ def segmenter_of(data: Data, count: int, seed: int, device: str) -> Trained:
             _counted(make_digitless, number // DIGITLESS, seed + more, "pictures to find no digit in")
             for number, more in ((count, 4), (tested, 6))
         )
-        with Progress("steps of the segmenter", 0) as progress:
-            net = pyramid.fit(learnt, none, epochs=EPOCHS, seed=seed, device=device, progress=progress)
+        with Progress("steps of the segmenter", 0, done=None) as progress:
+            net = pyramid.fit(
+                learnt, none, epochs=EPOCHS, seed=seed, device=device, progress=progress, checkpoint=unfinished
+            )
         model = pyramid.to_onnx(net)
         try:
             segmenter = Segmenter(model)

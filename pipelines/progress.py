@@ -11,15 +11,18 @@ LINE_EVERY = 15.0  # seconds
 
 
 class Progress:
-    """Told (done, total) as often as one likes. `label` is what is counted; `done`: what was there before."""
+    """Told (done, total) as often as one likes. `label` is what is counted; `done` what was there before, None for as
+    much as is told first."""
 
-    def __init__(self, label: str, total: int, done: int = 0) -> None:
+    def __init__(self, label: str, total: int, done: int | None = 0) -> None:
         self._label, self._first = label, done
         self._begun = self._told = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, desc=label, unit="", leave=False, disable=not self._terminal)
+        self._bar = tqdm(total=total, initial=done or 0, desc=label, unit="", leave=False, disable=not self._terminal)
 
     def __call__(self, done: int, total: int) -> None:
+        if self._first is None:
+            self._first = self._bar.initial = self._bar.n = done
         self._bar.total = total
         self._bar.update(done - self._bar.n)
         now = time.monotonic()

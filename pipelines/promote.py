@@ -86,7 +86,8 @@ def _is(holder: ModelVersion | None, version: ModelVersion) -> bool:
 def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: Main | Promote) -> Decision:
     dataset = version.tags.get("dataset", "unknown")
     of_mnist = champion is not None and champion.tags.get("dataset") == "mnist"
-    if not of_mnist and (stored := store.newest_of_mnist()):  # of another registry, as far as this one knows
+    stored = store.newest_of_mnist()
+    if stored and not (champion and stored[0] == store.tag_of(champion)):  # another registry's, as far as we know
         tag, limit = stored
         less = "scikit-learn's digits" if dataset == "digits" else "fewer of its digits"
         if dataset == "digits" or 0 < int(registry.parameters(version).get("limit", 0)) < (limit or math.inf):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -97,12 +98,15 @@ def _connect() -> None:
     # Nodes have the libraries; this code travels with the job, so that it is the same everywhere.
     environment = {"py_modules": [digits, pipelines]} if address else None
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    ours = signal.getsignal(signal.SIGTERM)  # Ray takes it, and gives nothing back
     try:
         ray.init(
             address or "local", runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **options
         )
     except (ConnectionError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS={address}: no cluster answers there: {str(error).splitlines()[0]}") from error
+    finally:
+        signal.signal(signal.SIGTERM, ours)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False

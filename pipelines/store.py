@@ -17,7 +17,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from mlflow.entities.model_registry import ModelVersion
 
 from digits.classifier import model_file
-from pipelines import registry
+from pipelines import registry, tracking
 from pipelines.errors import UserError
 from pipelines.files import write
 
@@ -71,6 +71,7 @@ def make_newest(version: ModelVersion) -> str:
     tag, sha256 = tag_of(version), version.tags["sha256"]
     stored = _whole(tag, sha256)
     if stored is None:
+        tracking.read_model(version.tags["model_id"])  # BentoML would not say in words that it is not there
         import_version(version)
         stored = _whole(tag, sha256)
     if stored is None:

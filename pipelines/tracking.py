@@ -26,6 +26,8 @@ from pipelines.files import FOLDER, write_json
 EXPERIMENT = "digits"
 LAUNCHED = FOLDER / "work" / "launched"
 LIMIT_OF_A_TAG = 4_000
+# How MLflow asks a server once somebody wants the end: it would try again for minutes. Seconds.
+HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 # MLflow's pages would else take it for an experiment with language models, and runs for evaluations of such.
 ABOUT = {
     "mlflow.experimentKind": "custom_model_development",
@@ -33,6 +35,13 @@ ABOUT = {
 }
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file, of which most are small
+
+
+def check_database() -> None:
+    """Raises UserError where MLflow would look into an empty database, and make it."""
+    kind, _, path = mlflow.get_tracking_uri().partition(":///")
+    if kind == "sqlite" and not Path(path).exists():
+        raise UserError(f"there is no {path}: be in the project's folder, or set MLFLOW_TRACKING_URI")
 
 
 def connect() -> None:
@@ -86,7 +95,16 @@ def note(launcher: str) -> None:
 
 def process() -> str:
     """This process, so that another can tell whether it is still there: host, id, start."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+    return f"{socket.gethostname()} {os.getpid()} {_began(os.getpid()):.0f}"
+
+
+def _began(number: int) -> float:
+    """When a process began: in ticks since the machine did where the system says so, since clocks are set anew, and
+    else in seconds since 1970. Raises psutil.NoSuchProcess."""
+    try:
+        return float(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return float(psutil.Process(number).create_time())
 
 
 def is_dead(name: str) -> bool:
@@ -95,7 +113,7 @@ def is_dead(name: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return bool(abs(psutil.Process(int(number)).create_time() - float(start)) > 2)
+        return bool(abs(_began(int(number)) - float(start)) > 2)
     except psutil.NoSuchProcess:
         return True
 
@@ -158,6 +176,7 @@ def run(
         raise
     except KeyboardInterrupt:
         outcome, status = "interrupted", "KILLED"
+        os.environ |= HURRIED  # whoever pressed Ctrl-C does not wait for a server that is not there
         raise
     except Exception as error:
         if started:

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save
 from digits import export
 from digits.classifier import PHOTOGRAPH_THRESHOLD, Classifier, carrying
 from digits.data import Data, Split
-from digits.fit import EpochReport, Recipe, choose_device, number_format, predict_logits
+from digits.device import choose_device, number_format
+from digits.fit import EpochReport, Recipe, predict_logits
 from digits.metrics import expected_calibration_error, fit_temperature, scores_of, threshold_for
 from digits.network import DigitNet
 from pipelines import logbook, own, pictures, provenance, ranks, registry, tracking
@@ -91,6 +92,7 @@ def chosen_recipe(asked: str, data: Data) -> tuple[dict[str, Any], str]:
         for run in tracking.find_runs(f"{complete} and params.best_learning_rate != ''"):
             if run.data.tags.get("kind") in ("study", "main"):
                 return _recipe_of(run.info.run_id), run.info.run_id
+        print("recipe: the default one, as no study of these pictures came to its end")
         return asdict(base_recipe(len(data.train))), "default"
     return _recipe_of(asked), asked
 

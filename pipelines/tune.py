@@ -23,7 +23,8 @@ from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
 
 from digits.augment import augment
 from digits.data import Split
-from digits.fit import EpochReport, Recipe, TrainingSet, choose_device, fit, precision, predict_logits
+from digits.device import choose_device, precision
+from digits.fit import EpochReport, Recipe, TrainingSet, fit, predict_logits
 from digits.metrics import fit_temperature, scores_of
 from digits.network import DigitNet
 from pipelines import logbook, pictures, provenance, shared, tracking
@@ -287,7 +288,9 @@ class Bench:
         """The winner, if it beats the default recipe again with another seed by more than chance; and why."""
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not complete:
-            return default, "No trial came to its end in the time given: the default recipe it is."
+            failed = sum("error" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+            why = f": {failed} failed, as their runs say" if failed else " in the time given"
+            return default, f"No trial came to its end{why}. The default recipe stays."
         best = min(complete, key=lambda trial: trial.value or 0.0)
         winner = suggest(FixedTrial(best.params), default)
         if winner == default:
@@ -370,11 +373,16 @@ def log_study(study: optuna.Study, best: Recipe, why: str) -> None:
     scores = [t.value or 0.0 for t in complete]
     mlflow.log_metrics({"trials": len(shared.finished(study))} | ({"best_score": min(scores)} if scores else {}))
     columns = [name for name in asdict(best) if name not in NOT_TRIED]
+
+    def scored(trial: FrozenTrial) -> float | None:
+        """Of a pruned trial Optuna keeps what it was pruned by, which is no score."""
+        return trial.value if trial.state == TrialState.COMPLETE else None
+
     begun = [t for t in study.get_trials(deepcopy=False) if "withdrawn" not in t.user_attrs]
     logbook.log_table(
         "study/trials.json",
         ["trial", "end", "score", *columns],
-        [[t.number, t.state.name.lower(), t.value, *(t.params.get(name) for name in columns)] for t in begun],
+        [[t.number, t.state.name.lower(), scored(t), *(t.params.get(name) for name in columns)] for t in begun],
     )
     mlflow.log_figure(pictures.history(study), "study/optimisation history.png")
     if len(complete) >= 2:

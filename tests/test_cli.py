@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,38 @@ def test_a_tracking_server_that_does_not_answer_is_one_line(folder: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [("provenance", "champion"), ("predict", "0.png"), ("predict", "0.png", "--model", "1")]
+)
+def test_where_no_runs_are_the_command_says_so_and_makes_no_database(folder: Path, words: tuple[str, ...]) -> None:
+    done = digits(folder, *words)
+    assert done.returncode == 1
+    assert f"there is no {folder}/runs.db: be in the project's folder, or set MLFLOW_TRACKING_URI" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not {path.name for path in folder.iterdir()} & {"runs.db", "mlruns"}
+
+
+def test_a_folder_with_labels_is_answered_where_only_the_service_is_installed(folder: Path) -> None:
+    """Without what training needs, that is, of which SciPy and scikit-learn work out intervals elsewhere."""
+    for label in (1, 7):
+        (folder / "labelled" / str(label)).mkdir(parents=True)
+        (folder / "labelled" / str(label) / "a.png").write_bytes(pictures(1)[0])
+    absent = ("torch", "torchvision", "scipy", "sklearn", "mlflow", "optuna", "matplotlib", "pandas")
+    alone = f"import sys; sys.modules |= dict.fromkeys({absent!r}); from pipelines.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", alone, "predict", "labelled", "--model", "tiny.onnx"],
+        cwd=folder,
+        env=environment(folder / "bentoml") | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "of 2 labelled, 95% interval" in done.stdout
+
+
 def test_provenance_without_any_model_says_how_to_train_one(folder: Path) -> None:
+    sqlite3.connect(folder / "runs.db").close()
     done = digits(folder, "provenance", "champion")
     assert done.returncode == 1
     assert "there is no registered model yet: train one with" in done.stderr

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 import warnings
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from packaging.utils import canonicalize_name
 from digits.settings import Settings, by_variable
 from pipelines.files import FOLDER
 from pipelines.parameters import ENTRY_POINTS
+from tests.ports import free_port
 from tests.serving import Server, png
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -229,6 +233,35 @@ def test_every_secret_of_the_compose_file_comes_from_the_environment() -> None:
     example = dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / ".env.example").read_text(), re.MULTILINE))
     assert required <= example.keys()
     assert {example[name] for name in required} == {""}  # an example of a secret is a secret that many have
+
+
+def test_no_health_check_of_the_compose_file_goes_by_way_of_a_proxy() -> None:
+    """Docker tells containers of one where its own configuration names one."""
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    checks = [service["healthcheck"]["test"] for service in compose()["services"].values() if "healthcheck" in service]
+    scripts = [words[-1] for words in checks if "python" in words]
+    assert len(scripts) == 2
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for script in scripts:
+            here = re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{server.server_port}", script)
+            for name, status in ((here, 0), (here.replace(str(server.server_port), str(free_port())), 1)):
+                done = subprocess.run(
+                    [sys.executable, "-c", name],
+                    env=os.environ | {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""},
+                    capture_output=True,
+                    check=False,
+                )
+                assert done.returncode == status, done.stderr
+        server.shutdown()
 
 
 def test_every_container_of_the_compose_file_is_read_only_and_without_privileges() -> None:

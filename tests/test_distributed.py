@@ -97,3 +97,25 @@ def test_more_ranks_than_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(RankError, match="rank 2 of this machine has no GPU: there are 2"), distributed.joined():
         pass
+
+
+def _join(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.cuda.is_available = lambda: rank == 1  # type: ignore[method-assign]
+    torch.cuda.device_count = lambda: 1
+    torch.cuda.set_device = lambda _: None
+    distributed.cuda_works = lambda: True  # type: ignore[assignment]
+    try:
+        with distributed.joined():
+            pass
+    except RankError as error:
+        Path(folder, str(rank)).write_text(str(error))
+
+
+def test_machines_of_which_only_some_have_a_gpu_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    multiprocessing.spawn(_join, (free_port(), str(tmp_path)), nprocs=2)
+    for rank in ("0", "1"):
+        assert (
+            (tmp_path / rank).read_text().startswith("ranks 0 can use no GPU and the others can: expected device=cpu")
+        )

@@ -238,6 +238,15 @@ def test_the_metrics_in_mlflow_that_are_documented_are_logged() -> None:
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_tree_names_every_module() -> None:
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2].split("```")[1]
+    for folder in ("digits", "pipelines"):
+        part = tree.partition(f"\n{folder}/")[2]
+        named = re.findall(r"^  ([\w ]+?)(?:   .*|  [a-z].*)?$", re.split(r"^\w", part, flags=re.M)[0], re.M)
+        modules = {file.stem for file in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+        assert {word for line in named for word in line.split()} == modules
+
+
 def targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):(?!=)", (ROOT / "Makefile").read_text(), re.M))
 

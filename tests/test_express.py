@@ -651,3 +651,28 @@ def test_a_head_ends_where_the_parser_says(end: bytes) -> None:
         assert list(inside.express.heads) == ([] if end == b"\n" else [end.join([*lines, b"", b""])])
 
     run(work)
+
+
+def test_work_is_given_up_with_its_client_though_the_answer_before_it_ended_late() -> None:
+    """As that of a file does, which is closed after its last byte."""
+
+    async def work(inside: Inside, connect: Callable[[], Awaitable[Link]]) -> None:
+        ended = asyncio.Event()
+
+        async def late(_scope: Any, _receive: Any, send: Any) -> None:
+            await Inside.behind(inside, _scope, _receive, send)
+            await asyncio.sleep(0.05)
+            ended.set()
+
+        inside.front.behind = late
+        inside.going.clear()
+        link = await connect()
+        link.writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + posted(png()))
+        await until(lambda: inside.front.gate.in_progress == 1)
+        await ended.wait()
+        await asyncio.sleep(0)
+        link.break_off()
+        async with asyncio.timeout(10):  # a third of the time limit, which would end it, too
+            await until(lambda: inside.front.gate.in_progress == 0)
+
+    run(work)

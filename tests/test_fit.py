@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from digits.data import Split
-from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, precision, predict_logits
+from digits.fit import NOT_A_DIGIT, Recipe, TrainingSet, _Batches, fit, predict_logits
 from digits.network import CHANNELS, MIXTURES, SHARED, THIN, TWINS, DigitNet, thin
 
 QUICK = Recipe(batch_size=64, strength=0.3, disturbed=0.1, label_smoothing=0.0, dropout=0.0)
@@ -120,22 +120,6 @@ def test_logits_do_not_depend_on_the_batch_size_and_leave_the_mode_alone(bundled
     assert np.allclose(predict_logits(net, images), at_once, atol=1e-4)
     assert net.training
     assert predict_logits(net, images[:0]).shape == (0, 10)
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "dtype"),
-    [
-        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
-        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
-        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
-        ({"arm_bf16": True}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ],
-)
-def test_products_are_in_bfloat16_where_the_processor_does_them_faster(capabilities, dtype, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    with precision(torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -307,6 +307,34 @@ def test_a_form_of_thumbnails_waits_for_no_form_of_slow_pictures(build: Callable
     assert asyncio.run(busy_with_others()) == [200, 503]
 
 
+def test_others_have_their_turn_between_the_parts_of_a_form_of_thumbnails(
+    build: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real = 0, front_module.read
+
+    def counted(*given: Any) -> Any:
+        nonlocal read
+        read += 1
+        return real(*given)
+
+    monkeypatch.setattr(front_module, "read", counted)
+    body, headers = form([("images", png())] * 128)
+    kind = [(b"content-type", headers["Content-Type"].encode())]
+
+    async def turns() -> list[int]:
+        """How many had been read whenever it was this one's turn."""
+        asked = asyncio.ensure_future(ask(build(), body, path="/predict_batch", headers=kind))
+        seen = [0]
+        while not asked.done():
+            await asyncio.sleep(0)
+            seen.append(read)
+        assert asked.result().status == 200
+        return seen
+
+    assert max(np.diff(asyncio.run(turns()))) == front_module.CHUNK
+    assert read == 128
+
+
 def test_bodies_of_others_leave_room_for_a_small_one(build: Callable[..., Front]) -> None:
     app = build(max_buffered_bytes=100_000, max_bytes=50_000, max_batch_bytes=50_000)
     app.gate.buffered = 100_000

@@ -192,3 +192,28 @@ def test_a_tls_handshake_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with asyncio.Runner(loop_factory=listener.Loop) as runner:
         runner.run(silent())
+
+
+def test_so_does_one_that_a_worker_among_others_has_taken(
+    listening: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = Shares(tmp_path / "connections", 0)
+    monkeypatch.setattr(listener.Loop, "idle_seconds", 0.2, raising=False)
+    monkeypatch.setattr(listener.Loop, "shares", shares)
+
+    async def silent() -> None:
+        secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server = await asyncio.get_running_loop().create_server(Greeting, sock=listening.dup(), ssl=secret)
+        assert isinstance(server, Listener)
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        while shares.counts[0] == 1:
+            await asyncio.sleep(0.01)
+        server.close()
+        await asyncio.wait_for(server.wait_closed(), PATIENCE)
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        assert shares.counts[0] == 1, "it is counted for ever"
+        writer.close()
+        server.listening.close()
+
+    with asyncio.Runner(loop_factory=listener.Loop) as runner:
+        runner.run(silent())

@@ -229,6 +229,40 @@ def test_nor_is_it_put_in_the_place_of_one_of_mnist_from_another_registry(
         assert newest() == tag
 
 
+def test_a_model_of_a_part_of_mnist_is_not_put_in_the_place_of_a_whole_one_of_another_registry(
+    champion: int, made: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the champion of its own has learnt from a part of MNIST, too."""
+    from pipelines import registry, store
+
+    tag = promote(str(champion))["tag"]
+    part = registry.find(str(made(0, seed=6)))
+    monkeypatch.setattr(registry, "parameters", lambda _: {"limit": "2000"})
+    monkeypatch.setattr(registry, "by_alias", {"champion": part}.get)
+    result = promote(str(part.version), floor="0.5")
+    assert not result["promoted"]
+    assert f"the BentoML store holds {tag}, a model of MNIST, which one of fewer of its digits" in result["why"]
+    assert newest() == tag
+    monkeypatch.setattr(store, "newest_of_mnist", lambda: (store.tag_of(part), 0))  # what it has itself put there
+    assert promote(str(part.version), floor="0.5")["promoted"]
+    monkeypatch.undo()
+    promote(str(champion))
+
+
+def test_a_champion_whose_files_are_lost_is_told_in_words(champion: int, world: Path, made: Callable[..., int]) -> None:
+    from pipelines import registry, store
+    from pipelines.errors import UserError
+
+    version = registry.find(str(made(0, seed=8)))
+    folder = next((world / "mlruns").rglob(version.tags["model_id"]))
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(UserError, match="is not where it was logged: put mlruns back"):
+        store.make_newest(version)
+    folder.with_name("elsewhere").rename(folder)
+    assert store.make_newest(version) == store.tag_of(version)
+    promote(str(champion))
+
+
 def test_half_an_import_is_done_again(champion: int, made: Any) -> None:
     import bentoml
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +97,29 @@ def test_the_file_says_what_the_network_says(strokes: Strokes) -> None:
         expected = [torch.sigmoid(logits).numpy() for logits in net(torch.from_numpy(picture[None]))]
     for found, wanted in zip(segmenter.found(picture[None]), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_training_that_was_cut_off_ends_with_the_same_network(strokes: Strokes, tmp_path: Path) -> None:
+    class CutOff(Exception):
+        pass
+
+    without = make_digitless(32, seed=1, workers=1)[:32]
+    options: dict[str, Any] = {"epochs": 3, "seed": 0, "device": "cpu"}
+    steps = (len(strokes.pictures) + 32) // pyramid.BATCH
+    told: list[tuple[int, int]] = []
+
+    def cut_off(done: int, _: int) -> None:
+        if done == 2 * steps + 1:
+            raise CutOff
+
+    checkpoint = tmp_path / "job" / "segmenter.pt"
+    with pytest.raises(CutOff):
+        pyramid.fit(strokes, without, **options, progress=cut_off, checkpoint=checkpoint)
+    resumed = pyramid.fit(
+        strokes, without, **options, progress=lambda *at: told.append(at), checkpoint=checkpoint
+    ).state_dict()
+    assert told == [(step, 3 * steps) for step in range(2 * steps, 3 * steps + 1)]
+    whole = pyramid.fit(strokes, without, **options).state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    another = pyramid.fit(strokes, without, **{**options, "epochs": 1}, checkpoint=checkpoint).state_dict()
+    assert any(not torch.equal(another[name], whole[name]) for name in whole), "it is not of this training"

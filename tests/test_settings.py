@@ -49,6 +49,10 @@ def test_values_are_read_as_what_they_are() -> None:
         ("MAX_BATCH_SIZE", "0"),
         ("MODEL", "digits: latest"),
         ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://*.example.org"),  # browsers send one name, in small letters, and nothing behind it
+        ("CORS_ORIGINS", "https://Example.org"),
+        ("CORS_ORIGINS", "https://example.org?x"),
+        ("CORS_ORIGINS", "https://somebody@example.org"),
         ("ACCESS_LOG", "yes"),
         ("MAX_BYTE", "1"),
         ("MAX_BUFFERED_BYTES", "1m"),

@@ -23,6 +23,7 @@ from pipelines.tune import (
     base_recipe,
     in_words,
     judge,
+    log_study,
     lower_bound,
     part_of,
     suggest,
@@ -179,3 +180,31 @@ def test_the_same_digits_in_another_state_are_not_drawn_anew() -> None:
     second = {"digits": rng.random(300)}
     twins = [Trialled({**kinds, "disturbed": kinds["digits"]}) for kinds in (first, second)]
     assert lower_bound(*twins) == pytest.approx(lower_bound(Trialled(first), Trialled(second)))
+
+
+def test_a_study_that_nothing_came_of_says_whether_its_trials_failed(bench: Any) -> None:
+    study = optuna.create_study()
+    assert "No trial came to its end in the time given." in bench.choose(study, Recipe())[1]
+    trial = study.ask()
+    trial.set_user_attr("error", "RuntimeError: out of memory")
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert "No trial came to its end: 1 failed" in bench.choose(study, Recipe())[1]
+
+
+def test_the_table_of_trials_has_no_score_for_one_that_was_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of(default=0.3, other=0.4)
+    trial = study.ask()
+    suggest(trial, Recipe())
+    trial.report(0.01, step=1)
+    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    assert study.trials[-1].value == 0.01, "Optuna keeps what it was pruned by"
+    tables: dict[str, Any] = {}
+    monkeypatch.setattr(tune.logbook, "log_table", lambda name, _, rows: tables.update({name: rows}))
+    for name in ("log_params", "log_dict", "log_text", "log_metrics", "log_figure"):
+        monkeypatch.setattr(tune.mlflow, name, lambda *_: None)
+    log_study(study, Recipe(), "why")
+    assert [row[:3] for row in tables["study/trials.json"]] == [
+        [0, "complete", 0.3],
+        [1, "complete", 0.4],
+        [2, "pruned", None],
+    ]

@@ -243,6 +243,7 @@ function clear() {
 function setBrush(size) {
   $("brush").value = size;
   sheet.brush = $("brush").valueAsNumber / 100;
+  $("brush").setAttribute("aria-valuetext", `${$("brush").value} hundredths of the sheet`);
   sheet.redraw();
 }
 
@@ -393,7 +394,7 @@ addEventListener("keydown", (event) => {
   if (control && key === "z") event.shiftKey ? sheet.redo() : sheet.undo();
   else if (control && key === "y") sheet.redo();
   else if (control && key === "o") $("files").click();
-  else if (!control && (key === "delete" || key === "backspace")) clear();
+  else if (!control && (key === "delete" || key === "backspace") && !event.target.closest?.("#gallery")) clear();
   else return;
   event.preventDefault();
 });

@@ -50,14 +50,18 @@ export class Camera {
   }
 
   #take() {
-    const { video, dialog } = this.#parts;
+    const { video, dialog, text, take } = this.#parts;
     const side = Math.min(video.videoWidth, video.videoHeight); // the square that the finder shows
     if (!side) return;
-    this.#parts.take.disabled = true; // one click, one picture
+    take.disabled = true; // one click, one picture
     const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
     const [x, y] = [(video.videoWidth - side) / 2, (video.videoHeight - side) / 2];
     canvas.getContext("2d").drawImage(video, x, y, side, side, 0, 0, side, side);
     canvas.toBlob((blob) => {
+      if (!blob) { // no memory for it
+        text.textContent = "The browser could not keep the picture. Try again.";
+        return void (take.disabled = false);
+      }
       dialog.close();
       this.taken(new File([blob], "camera.jpg", { type: blob.type }));
     }, "image/jpeg", 0.92);

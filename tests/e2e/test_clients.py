@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -65,6 +68,35 @@ def test_a_client_prints_what_the_service_answers_and_why_a_file_could_not_be_re
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_client_sends_a_single_picture(server: Server, files: list[Path], command: list[str]) -> None:
     assert lines_of(command, server, files[:1]) == [told(server, files[0])]
+
+
+@pytest.mark.parametrize("command", [COMMANDS[0], COMMANDS[2]])
+def test_a_client_keeps_the_path_that_a_proxy_puts_before_the_services(
+    files: list[Path], command: list[str], tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            one = {"digit": 7, "probability": 0.5, "accepted": True}
+            content = json.dumps({"results": [one] * 3} if self.path.endswith("batch") else one).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for some in (files[:1], files):
+            words = [command[0], str(CLIENTS / command[1]), f"http://127.0.0.1:{server.server_port}/digits", *some]
+            subprocess.run(words, capture_output=True, timeout=PATIENCE, env=environment(tmp_path), check=True)
+        server.shutdown()
+    assert asked == ["/digits/predict", "/digits/predict_batch"]
 
 
 def test_bentomls_client_learns_from_the_schema_that_a_picture_is_a_file(server: Server) -> None:

@@ -23,12 +23,14 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'"
 )
 COUNT = 5_120  # so many that the end is far when the first are done
-ALONE = """import sys
+ALONE = """import signal, sys
 from pathlib import Path
 from pipelines import chosen, inputs, predict
 if __name__ == "__main__":
     given, output, model, engine = sys.argv[1:]
+    before = signal.getsignal(signal.SIGTERM)
     summary, fresh = predict.predict(inputs.find(given), chosen.find(model), Path(output), engine)
+    assert signal.getsignal(signal.SIGTERM) is before, "the command does not hear the end it is asked for any more"
     print(summary.pictures, fresh)"""
 
 

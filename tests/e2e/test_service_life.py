@@ -295,6 +295,48 @@ def test_a_worker_that_starts_again_beside_a_model_that_cannot_be_served_takes_t
         eventually(lambda: server.log.count("answering with digits:2") == 1)
 
 
+def test_so_does_one_beside_a_model_whose_description_is_lost(tmp_path: Path) -> None:
+    store(tmp_path, tiny_model(0), "1")
+    store(tmp_path / "other", tiny_model(1), "2")
+    damaged = tmp_path / "other" / "models" / "digits" / "v2"
+    damaged.chmod(0o700)
+    (damaged / "model.yaml").chmod(0o600)
+    (damaged / "model.yaml").write_bytes(b"")  # as after a loss of power
+    with Server(tmp_path, DIGITS_RELOAD_SECONDS="0.2") as server:
+        models = tmp_path / "models" / "digits"
+        (models / "v3").mkdir()  # of an import that was killed
+        shutil.copytree(damaged, models / "v2")
+        (models / "latest").write_text("v2")
+        eventually(lambda: "staying with digits:v1" in server.log)
+        (first,) = server.workers()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: server.log.count("answering with digits:1") == 2)
+        assert server.post("/predict", png()).json["model"] == "digits:1"
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
+def test_it_listens_for_nothing_but_requests_and_ends_with_its_terminal_unless_told_otherwise(
+    home: Path, before: signal.Handlers
+) -> None:
+    here = signal.signal(signal.SIGHUP, before)  # which those that are started inherit
+    try:
+        with Server(home, DIGITS_WORKERS="2") as server:
+            workers = server.workers()
+            family = [psutil.Process(pid) for pid in (server.process.pid, *workers)]
+            at = {link.laddr.port for one in family for link in one.net_connections("inet") if not link.raddr}
+            assert at == {server.port}, "anybody on this machine may ask there"
+            for process in family:
+                process.send_signal(signal.SIGHUP)
+            if before is signal.SIG_IGN:
+                assert server.post("/predict", png()).status == 200
+                assert server.workers() == workers
+            else:
+                assert server.process.wait(PATIENCE) == 0
+                assert not any(process.is_running() for process in family[1:])
+    finally:
+        signal.signal(signal.SIGHUP, here)
+
+
 def test_a_model_named_in_the_settings_is_kept_whatever_is_added(tmp_path: Path) -> None:
     store(tmp_path, tiny_model(0), "1")
     with Server(tmp_path, DIGITS_MODEL="digits:v1", DIGITS_RELOAD_SECONDS="0.1") as server:

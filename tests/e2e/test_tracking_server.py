@@ -16,11 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import psutil
 import pytest
 
 from tests.e2e.project import SMALL, Project, assert_one_whole_model
 from tests.ports import free_port
-from tests.serving import LONG, eventually
+from tests.serving import LONG, PATIENCE, eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 EPOCHS = 12  # so many that one that is looked for is not the last
@@ -113,8 +114,20 @@ def test_a_tracking_server_that_goes_away_is_waited_for_or_named_and_the_model_i
     assert "the tracking server does not answer; the same command goes on from here" in told[0]
     served.start()
 
-    # It goes away again, and comes back while the run waits for it.
+    # It goes away again, and so does whoever started the run: nobody waits the minutes that MLflow would.
     del project.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    noted = epochs(project)
+    left = project.start(log, **PARAMETERS)
+    eventually(lambda: epochs(project) > noted, left)
+    served.end()
+    family = [psutil.Process(left.pid), *psutil.Process(left.pid).children(recursive=True)]
+    left.send_signal(signal.SIGTERM)
+    left.wait()
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
+    assert not alive, "it waits for a server that is not there"
+    served.start()
+
+    # And again, and comes back while the run waits for it.
     noted = epochs(project)
     patient = project.start(log, **PARAMETERS)
     eventually(lambda: epochs(project) > noted, patient)
