@@ -65,6 +65,7 @@ MOST_WORKERS = 8  # unless more are asked for: each holds 130 MB
 INLINE = 32  # pictures that may be scored in the event loop, which stands still for 7 ms then
 ATTENDING_SECONDS = 1.0
 METRICS_FOLDER = "digits-metrics-"  # and the supervisor's process id, and something that nobody can foretell
+LONGEST = 90  # bytes of that folder's name; of a socket's, the system takes 107
 BEGAN_WITH = "_DIGITS_BEGAN_WITH"  # the variable that tells workers the tag of the first model
 WARM_UP = 8  # calls of the model before the first request
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
@@ -116,6 +117,8 @@ def arbiter(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     command run. And SIGHUP, which comes when its terminal is closed, ends it: it would begin anew instead.
     """
     folder, hung_up = folder_to_share(), signal.getsignal(signal.SIGHUP)
+    if len(os.fsencode(folder)) > LONGEST:
+        raise StartError(f"{folder.parent} is too long a name for the folder of a socket: set TMPDIR to a shorter one")
     kind = circus.ThreadedArbiter if threaded else circus.Arbiter
     options = {"check_delay": 10, **options}  # BentoML's
     made = kind(watchers, endpoint=f"ipc://{folder}/orders", pubsub_endpoint=f"ipc://{folder}/news", **options)

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 RESULTS = Path(__file__).resolve().parent / "results"  # not in git: what is published stays as it was
 
 

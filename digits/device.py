@@ -23,7 +23,7 @@ def cuda_works() -> bool:
         return False
     try:
         return int(torch.ones(1, device="cuda").add(1)) == 2
-    except RuntimeError:  # no code for it, or no memory left on it
+    except (RuntimeError, torch.cuda.DeferredCudaCallError):  # no code for it, or no memory left on it
         return False
 
 

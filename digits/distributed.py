@@ -101,8 +101,12 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
             " expected at most as many processes (torchrun --nproc-per-node), or device=cpu"
         )
     if cuda:
-        torch.cuda.set_device(local)
-        cuda = cuda_works()
+        try:
+            torch.cuda.set_device(local)
+        except RuntimeError:  # others have it to themselves
+            cuda = False
+        else:
+            cuda = cuda_works()
     try:
         dist.init_process_group("gloo", timeout=LONG_PATIENCE)
         have: list[Any] = [None] * dist.get_world_size()

@@ -71,7 +71,7 @@ def boundary_of(content_type: bytes) -> bytes | None:
         if not 0 < len(boundary) <= 256:
             raise Refusal(400, "malformed_multipart", "multipart/form-data needs a boundary of 1 to 256 bytes")
         return boundary
-    if media_type.startswith(b"image/") or media_type in (b"application/octet-stream", b""):
+    if media_type.startswith(b"image/") or media_type == b"application/octet-stream" or not content_type:
         return None
     shown = media_type.decode("latin-1")[:80]
     raise Refusal(415, "unsupported_media_type", f"Content-Type {shown!r} is not accepted; {ACCEPTED}")

@@ -88,10 +88,11 @@ def load_data(parameters: DataParameters) -> Data:
     if parameters.device != "cpu" and not cuda_works():
         broken = torch.cuda.is_available()
         if parameters.device == "cuda":
-            is_what = "can't be used" if broken else "is not there"
-            raise UserError(f"device=cuda: a CUDA device {is_what}; expected auto or cpu")
+            what = "the CUDA device can't be used" if broken else "there is no CUDA device here"
+            raise UserError(f"device=cuda: {what}; expected auto or cpu")
         if broken:
-            print("WARNING: the GPU can't be used (too old for this PyTorch, or out of memory): the CPU is")
+            why = "too old for this PyTorch, or out of memory"
+            print(f"WARNING: the GPU can't be used ({why}); training on the CPU instead")
     if parameters.dataset != "digits" and not is_there(parameters.root):
         print(f"data: MNIST is not in {raw_folder(parameters.root)}, and is downloaded")
     data = load(parameters.dataset, parameters.root, limit=parameters.limit or None)
@@ -186,6 +187,7 @@ def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained |
         told = f"overlap {trained.overlap:.2f}, and tells whether there is a digit, AUROC {trained.auroc:.3f}"
         print(f"  the segmenter finds the strokes of validation photographs, {told}")
         write(file, trained.model)
+        unfinished.unlink(missing_ok=True)
         return [trained.overlap, trained.auroc]
 
     worth = job.step("segmenter", make)

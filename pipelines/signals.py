@@ -6,6 +6,7 @@ finalises objects, where it throws away what is raised.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = 0.05  # seconds
+# How MLflow asks a server from then on: by itself it would try again for minutes, with whoever wants the end waiting.
+HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 _heard: list[int] = []
 _held = 0  # how many blocks of `hold` are open
@@ -62,6 +65,7 @@ def hold() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _waiting
+    os.environ |= HURRIED
     if _held:
         _waiting = number
         return

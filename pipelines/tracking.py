@@ -18,6 +18,7 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
 
 from pipelines import provenance, signals
 from pipelines.errors import UserError, explain
@@ -26,8 +27,6 @@ from pipelines.files import FOLDER, write_json
 EXPERIMENT = "digits"
 LAUNCHED = FOLDER / "work" / "launched"
 LIMIT_OF_A_TAG = 4_000
-# How MLflow asks a server once somebody wants the end: it would try again for minutes. Seconds.
-HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 # MLflow's pages would else take it for an experiment with language models, and runs for evaluations of such.
 ABOUT = {
     "mlflow.experimentKind": "custom_model_development",
@@ -39,9 +38,14 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one fo
 
 def check_database() -> None:
     """Raises UserError where MLflow would look into an empty database, and make it."""
-    kind, _, path = mlflow.get_tracking_uri().partition(":///")
-    if kind == "sqlite" and not Path(path).exists():
-        raise UserError(f"there is no {path}: be in the project's folder, or set MLFLOW_TRACKING_URI")
+    if not mlflow.get_tracking_uri().startswith("sqlite:"):
+        return
+    path = make_url(mlflow.get_tracking_uri()).database
+    if path and path != ":memory:" and not path.startswith("file:") and not Path(path).exists():
+        raise UserError(
+            f"there is no {path}: train a model first (make train), be in the project's folder, or set"
+            " MLFLOW_TRACKING_URI"
+        )
 
 
 def connect() -> None:
@@ -176,7 +180,6 @@ def run(
         raise
     except KeyboardInterrupt:
         outcome, status = "interrupted", "KILLED"
-        os.environ |= HURRIED  # whoever pressed Ctrl-C does not wait for a server that is not there
         raise
     except Exception as error:
         if started:

@@ -58,7 +58,8 @@ def test_an_epoch_costs_the_database_a_bounded_number_of_statements(project: Pat
 
 
 @pytest.fixture
-def listening() -> Iterator[None]:
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(signals, "HURRIED", {})  # this process goes on
     before, hook = {number: signal.getsignal(number) for number in signals.ENDING}, sys.unraisablehook
     signals.listen()
     yield
