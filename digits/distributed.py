@@ -116,8 +116,6 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
             raise RankError(f"ranks {without} can use no GPU and the others can: expected device=cpu, or GPUs for all")
         training = dist.new_group(timeout=PATIENCE, backend="nccl" if cuda else "gloo")
         yield Ranks(dist.get_rank(), dist.get_world_size(), training)
-    except RankError:
-        raise
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise

@@ -195,8 +195,7 @@ def fit(
             images_per_second=shown / training_seconds,
         )
         if checkpoint:
-            facts = {"identity": identity, "report": asdict(report)}
-            save_checkpoint(checkpoint, facts | {name: part.state_dict() for name, part in state.items()})
+            save_checkpoint(checkpoint, identity, state, report=asdict(report))
         if on_epoch:
             on_epoch(report)
 
@@ -328,8 +327,7 @@ def _resume(
     saved = ranks.same(load_checkpoint(checkpoint, identity))
     if saved is None:
         return None
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
+    restore(state, saved)
     return EpochReport(**saved["report"])
 
 
@@ -341,8 +339,15 @@ def load_checkpoint(checkpoint: Path | None, identity: dict[str, object]) -> dic
     return saved if saved["identity"] == identity else None
 
 
-def save_checkpoint(checkpoint: Path, content: dict[str, object]) -> None:
-    """Writes a training's state, with its "identity", whole or not at all."""
+def restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Gives network, optimizer and whatever else has a state the one that was saved."""
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+
+
+def save_checkpoint(checkpoint: Path, identity: dict[str, object], state: dict[str, Any], **facts: object) -> None:
+    """Writes what a training is, where it is (`facts`) and the state of its parts: whole or not at all."""
+    content = {"identity": identity, **facts} | {name: part.state_dict() for name, part in state.items()}
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.with_suffix(".partial")
     try:

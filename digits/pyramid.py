@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from digits.device import choose_device, precision
 from digits.export import exported
-from digits.fit import load_checkpoint, save_checkpoint
+from digits.fit import load_checkpoint, restore, save_checkpoint
 from digits.ink import Bytes
 from digits.photographer import Strokes
 from digits.segmenter import SIDE, SURE, Segmenter
@@ -98,48 +98,45 @@ def fit(
     pictures, ink, none = (torch.from_numpy(part) for part in (strokes.pictures, strokes.ink, without))
     count = len(pictures) + len(none)
     size = min(BATCH, count)
-    steps = epochs * (count // size)
+    batches = count // size  # of an epoch
+    steps = epochs * batches
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.15)
     generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, Any] = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    state: dict[str, Any] = {"net": net, "optimizer": optimizer, "schedule": schedule}
     identity: dict[str, object] = {"pictures": count, "epochs": epochs, "seed": seed}
-    first = 0
-    if saved := load_checkpoint(checkpoint, identity):
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+    saved = load_checkpoint(checkpoint, identity)
+    if saved:
+        restore(state, saved)
         generator.set_state(saved["generator"])
-        first = saved["step"]
         if progress is not None:
-            progress(first, steps)
-    for step in range(first, steps):
-        if step % (steps // epochs) == 0:
-            if checkpoint and step > first:
-                facts = {"identity": identity, "step": step, "generator": generator.get_state()}
-                save_checkpoint(checkpoint, facts | {name: part.state_dict() for name, part in parts.items()})
-            rows = iter(torch.split(torch.randperm(count, generator=generator), size))
-        mine = next(rows)
-        some, others = mine[mine < len(pictures)], mine[mine >= len(pictures)] - len(pictures)
-        batch = torch.cat((pictures[some], none[others])).to(where)
-        wanted = ink[some].to(where).float() / 255
-        chance, inverted = torch.rand(2, len(batch), generator=generator).to(where)
-        mirrored = chance < MIRRORED
-        batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
-        wanted = torch.where(mirrored[: len(some)].view(-1, 1, 1), wanted.flip(2), wanted)
-        negative = torch.cat((255 - batch[:, :1], batch[:, 1:]), dim=1)
-        batch = torch.where((inverted < INVERTED).view(-1, 1, 1, 1), negative, batch)
-        with precision(where):
-            logits, present = net(batch.contiguous(memory_format=torch.channels_last))
-        loss = _loss_of_strokes(logits.float()[: len(some)], wanted) * len(some) / len(batch)
-        # A mirrored E may be a 3, a mirrored 3 none: of these only the strokes are learnt.
-        right, is_one = ~mirrored, (torch.arange(len(batch), device=where) < len(some)).float()
-        loss = loss + F.binary_cross_entropy_with_logits(present.float(), is_one, right.float())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, steps)
+            progress(saved["epoch"] * batches, steps)
+    for epoch in range(saved["epoch"] + 1 if saved else 1, epochs + 1):
+        rows = torch.split(torch.randperm(count, generator=generator), size)[:batches]
+        for step, mine in enumerate(rows, (epoch - 1) * batches + 1):
+            some, others = mine[mine < len(pictures)], mine[mine >= len(pictures)] - len(pictures)
+            batch = torch.cat((pictures[some], none[others])).to(where)
+            wanted = ink[some].to(where).float() / 255
+            chance, inverted = torch.rand(2, len(batch), generator=generator).to(where)
+            mirrored = chance < MIRRORED
+            batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
+            wanted = torch.where(mirrored[: len(some)].view(-1, 1, 1), wanted.flip(2), wanted)
+            negative = torch.cat((255 - batch[:, :1], batch[:, 1:]), dim=1)
+            batch = torch.where((inverted < INVERTED).view(-1, 1, 1, 1), negative, batch)
+            with precision(where):
+                logits, present = net(batch.contiguous(memory_format=torch.channels_last))
+            loss = _loss_of_strokes(logits.float()[: len(some)], wanted) * len(some) / len(batch)
+            # A mirrored E may be a 3, a mirrored 3 none: of these only the strokes are learnt.
+            right, is_one = ~mirrored, (torch.arange(len(batch), device=where) < len(some)).float()
+            loss = loss + F.binary_cross_entropy_with_logits(present.float(), is_one, right.float())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            if progress is not None:
+                progress(step, steps)
+        if checkpoint:
+            save_checkpoint(checkpoint, identity, state, epoch=epoch, generator=generator.get_state())
     return net.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 

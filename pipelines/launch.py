@@ -125,8 +125,9 @@ def keep_to_share() -> None:
     """In a container with a share of the cores PyTorch, which is not imported yet, would start a thread for each."""
     from digits.workers import bound, cores
 
-    if cores() < bound():
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    threads = cores()
+    if threads < bound():
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def rank() -> int | None:

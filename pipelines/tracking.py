@@ -38,9 +38,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one fo
 
 def check_database() -> None:
     """Raises UserError where MLflow would look into an empty database, and make it."""
-    if not mlflow.get_tracking_uri().startswith("sqlite:"):
-        return
-    path = make_url(mlflow.get_tracking_uri()).database
+    uri = mlflow.get_tracking_uri()
+    path = make_url(uri).database if uri.startswith("sqlite:") else None
     if path and path != ":memory:" and not path.startswith("file:") and not Path(path).exists():
         raise UserError(
             f"there is no {path}: train a model first (make train), be in the project's folder, or set"

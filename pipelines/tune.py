@@ -369,20 +369,20 @@ def log_study(study: optuna.Study, best: Recipe, why: str) -> None:
     mlflow.log_params({f"best_{name}": value for name, value in asdict(best).items()})
     mlflow.log_dict(asdict(best), "recipe.json")
     mlflow.log_text(why + "\n", "study/choice.txt")
-    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None]
-    scores = [t.value or 0.0 for t in complete]
-    mlflow.log_metrics({"trials": len(shared.finished(study))} | ({"best_score": min(scores)} if scores else {}))
+    trials = study.get_trials(deepcopy=False)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    scores = {t.number: t.value or 0.0 for t in complete}  # a pruned trial's value is what it was pruned by, no score
+    best_score = {"best_score": min(scores.values())} if scores else {}
+    mlflow.log_metrics({"trials": len(shared.finished(study))} | best_score)
     columns = [name for name in asdict(best) if name not in NOT_TRIED]
-
-    def scored(trial: FrozenTrial) -> float | None:
-        """Of a pruned trial Optuna keeps what it was pruned by, which is no score."""
-        return trial.value if trial.state == TrialState.COMPLETE else None
-
-    begun = [t for t in study.get_trials(deepcopy=False) if "withdrawn" not in t.user_attrs]
+    begun = [t for t in trials if "withdrawn" not in t.user_attrs]
     logbook.log_table(
         "study/trials.json",
         ["trial", "end", "score", *columns],
-        [[t.number, t.state.name.lower(), scored(t), *(t.params.get(name) for name in columns)] for t in begun],
+        [
+            [t.number, t.state.name.lower(), scores.get(t.number), *(t.params.get(name) for name in columns)]
+            for t in begun
+        ],
     )
     mlflow.log_figure(pictures.history(study), "study/optimisation history.png")
     if len(complete) >= 2:
