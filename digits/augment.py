@@ -59,7 +59,8 @@ def bend(pictures: Tensor, generator: Generator, strength: float) -> Tensor:
     grid = F.affine_grid(matrix, [count, 1, SIZE, SIZE], align_corners=False)
     wobble = F.interpolate(normal(0.05, 2, 5, 5), size=(SIZE, SIZE), mode="bicubic", align_corners=True)
     grid = grid + wobble.permute(0, 2, 3, 1)
-    return F.grid_sample(pictures.unsqueeze(1), grid, mode="bilinear", align_corners=False).squeeze(1)
+    # Bilinear sampling would blur all that is learnt from, and what is read later is not blurred.
+    return F.grid_sample(pictures.unsqueeze(1), grid, mode="bicubic", align_corners=False).squeeze(1).clamp_(0, 1)
 
 
 def change_stroke(pictures: Tensor, generator: Generator, strength: float) -> Tensor:

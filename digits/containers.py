@@ -2,8 +2,8 @@
 out.
 
 Metadata may be of any length and number, and decoders that read them one by one take minutes for a file of a few
-megabytes that is made for it. So a JPEG, PNG or GIF file is reduced to what describes and holds its first picture, and
-of a TIFF or BMP file is looked at what would take time or memory out of all proportion.
+megabytes that is made for it. So a JPEG, PNG, GIF or TIFF file is reduced to what describes and holds its first
+picture, and of a TIFF or BMP file is looked at what would take time or memory out of all proportion.
 
 What is out of order is handed on as it is, for a decoder to complain about.
 """
@@ -14,19 +14,29 @@ import re
 import struct
 
 MOST_SEGMENTS = 1_000  # of a JPEG file before its pixels and between its scans; entries of a TIFF file's directory
+MOST_TABLES = 2**20  # bytes of a JPEG file before its pixels: all tables that there can be have a tenth of that
 MOST_SCANS = 100  # of a progressive JPEG file: encoders make ten
 MOST_CHUNKS = 20_000  # of a PNG file: 20 MiB in pieces of a kilobyte
 MOST_BLOCKS = 100_000  # of a GIF file: 25 MB in pieces of 255 bytes, which is the most that they have
 MOST_STRIPS = 20_000  # of a TIFF file, or tiles
+MOST_NUMBERS = 500_000  # in a TIFF file's directory: curves and a colour map of 16 bits; a fraction counts as a hundred
 MOST_RUNS = 1_000_000  # of two bytes, and pixels, of a run-length encoded BMP file: Pillow decodes one run at a time
 BMP_HEAD_BYTES = 4_096  # of a BMP file, its palette included
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_HEAD = PNG_START + b"\0\0\0\rIHDR"  # with which every PNG file that is in order begins
 PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IEND"})
-# Of a JPEG file: what describes the picture, and of the application's segments JFIF's, Adobe's and the first of Exif.
+# Of a JPEG file: what describes the picture, and of the application's segments the first of JFIF, Exif and Adobe.
 JPEG_KEPT = frozenset({0xC4, 0xDB, 0xDD, *range(0xC0, 0xD0)}) - {0xC8}
 JPEG_APPLICATIONS = {0xE0: b"JFIF\0", 0xE1: b"Exif\0\0", 0xEE: b"Adobe"}
+EXIF = 0xE1
+# Of a TIFF file: the types that Pillow knows, those of them that are not taken apart, and one of BigTIFF alone; the
+# tags that say how large a picture or a tile is, where it lies, and where further directories are.
+TIFF_TYPES = range(1, 14)
+TIFF_BYTES, TIFF_FRACTIONS, TIFF_LONG8 = frozenset({1, 2, 7}), frozenset({5, 10}), 16
+TIFF_SIZES, TIFF_STRIPS = frozenset({256, 257, 322, 323}), frozenset({273, 324})
+TIFF_POINTERS = frozenset({34665, 34853, 40965})  # Exif, GPS, interoperability
+TIFF_PRIVATE = 32_768  # the first tag of those that need not be known
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -34,9 +44,9 @@ class Excess(ValueError):
     """A file whose structure would take more time than its pixels; the message says of what there is too much."""
 
 
-def jpeg(data: bytes) -> bytes:
-    """A JPEG file's first picture: ITU-T T.81, annex B. Raises Excess."""
-    kept, at, segments = [data[:2]], 2, 0
+def jpeg(data: bytes) -> tuple[bytes, bytes]:
+    """A JPEG file's first picture, and its Exif data, empty where there is none: ITU-T T.81, annex B. Raises Excess."""
+    kept, exif, at, segments, tables = [data[:2]], b"", 2, 0, 0
     missing = dict(JPEG_APPLICATIONS)
     while True:
         start = at
@@ -46,10 +56,10 @@ def jpeg(data: bytes) -> bytes:
                 raise Excess("fill bytes")
         head = data[at : at + 4]
         if len(head) < 4 or head[0] != 0xFF or head[1] in (0x00, 0xD9):
-            return b"".join([*kept, data[at:]])
+            return b"".join([*kept, data[at:]]), exif
         marker, length = head[1], int.from_bytes(head[2:], "big")
         if marker == 0xDA:
-            return b"".join([*kept, data[at : _end_of_jpeg(data, at, segments)]])
+            return b"".join([*kept, data[at : _end_of_jpeg(data, at, segments)]]), exif
         segments += 1
         if segments > MOST_SEGMENTS:
             raise Excess("segments")
@@ -57,8 +67,14 @@ def jpeg(data: bytes) -> bytes:
         wanted = missing.get(marker)
         if marker in JPEG_KEPT:
             kept.append(segment)
+            tables += len(segment)
+            if tables > MOST_TABLES:
+                raise Excess("tables")
         elif wanted is not None and segment.startswith(wanted, 4):
-            kept.append(segment)
+            if marker == EXIF:
+                exif = segment[4:]
+            else:
+                kept.append(segment)
             del missing[marker]
         at += 2 + length
 
@@ -146,22 +162,42 @@ def _colours(packed: int) -> int:
     return 3 << 1 + (packed & 7) if packed & 0x80 else 0
 
 
-def check_tiff(data: bytes) -> None:
-    """Raises Excess where the first picture is in more strips or tiles, or described by more entries, than any program
-    makes."""
+def tiff(data: bytes) -> bytes:
+    """A TIFF file whose first directory points to no other, since Pillow takes in whatever these hold.
+
+    TIFF 6.0, Adobe 1992, section 2. Raises Excess where the first picture is in more strips or tiles, or described by
+    more entries or numbers, than any program makes, and ValueError for numbers that libtiff reads and Pillow passes
+    over: they would not agree on how large a picture is.
+    """
     order, big = ("<" if data[:2] == b"II" else ">"), data[2:3] == b"+" or data[3:4] == b"+"
+    pointers, numbers = [], 0
     try:
         (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
         at, size = at + (8 if big else 2), 20 if big else 12
         if entries > MOST_SEGMENTS:
             raise Excess("entries")
-        for entry in range(entries):
-            tag, _, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at + entry * size)
-            if tag in (273, 324) and count > MOST_STRIPS:
+        for place in range(at, at + entries * size, size):
+            tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
+            if tag in TIFF_STRIPS and count > MOST_STRIPS:
                 raise Excess("strips")
+            if kind not in TIFF_BYTES:
+                numbers += count * (100 if kind in TIFF_FRACTIONS else 1)
+                if numbers > MOST_NUMBERS:
+                    raise Excess("numbers in its directory")
+            if tag in TIFF_POINTERS:
+                pointers.append(place)
+            known = kind in TIFF_TYPES or (big and kind == TIFF_LONG8)
+            if (tag < TIFF_PRIVATE and not known) or (tag in TIFF_SIZES and count != 1):
+                raise ValueError(f"{count} numbers of type {kind} for entry {tag} are not supported")
     except struct.error:
         pass
+    if not pointers:
+        return data
+    without = bytearray(data)
+    for place in pointers:
+        struct.pack_into(order + "H", without, place, 65_535)
+    return bytes(without)
 
 
 def check_bmp(data: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -41,10 +42,19 @@ LARGE = 25_000_000  # pixels, twice a phone's photograph
 SMALL_FILE, SMALL_SIDE = 8192, 128
 BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes that one has after the first 14, in all there are
 NARROW = 256, 16_384  # of 65,536 greys: a picture that uses so many is spread over all; one that uses fewer is blank
+NO_NUMBER = 1e30  # and more stand for one in floating-point pictures, where not all of them do
 ROUNDING = 1e-6  # of a floating-point number: less is no difference
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 UNKNOWN = ("unsupported", "cannot handle", "not supported")  # in the messages of Pillow
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one for the whole process; Limits comes first, for every format
+# Called by name: Image.open would consult all of Pillow's formats and warn by global settings.
+PLUGINS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -87,12 +97,12 @@ def decode(data: bytes, limits: Limits = Limits()) -> Pixels:
         return small
     kind = _kind(data)
     try:
-        data, canvas = _first_picture(kind, data)
+        first, canvas, exif = _first_picture(kind, data)
         _check_size(kind, *canvas, limits)
         with _turn(*canvas):
-            image = _open(kind, data)
+            image = _open(kind, first)
             with _turn(*_check(kind, image, limits)):
-                return _pixels(kind, image, data)
+                return _pixels(kind, image, first, exif)
     except ImageError:
         raise
     except Excess as error:
@@ -171,24 +181,25 @@ def _kind(data: bytes) -> str:
     raise ImageError("not_an_image", f"the content is not an image that can be read: expected {ACCEPTED}")
 
 
-def _first_picture(kind: str, data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """The file reduced to that, and the size of the canvas that is allocated as soon as it is opened."""
+def _first_picture(kind: str, data: bytes) -> tuple[bytes, tuple[int, int], bytes]:
+    """The file reduced to that, the size of the canvas that is allocated as soon as it is opened, and the Exif data
+    that were taken out."""
     if kind == "JPEG":
-        return containers.jpeg(data), (0, 0)
+        first, exif = containers.jpeg(data)
+        return first, (0, 0), exif
     if kind == "PNG":
-        return containers.png(data), (0, 0)
+        return containers.png(data), (0, 0), b""
     if kind == "WebP":
-        return data, _webp_size(data)
+        return data, _webp_size(data), b""
     if kind == "GIF":
         first, width, height, another = containers.gif(data)
         if another:
             raise _animated(kind)
-        return first, (width, height)
-    if kind == "BMP":
-        containers.check_bmp(data)
-    else:
-        containers.check_tiff(data)
-    return data, (0, 0)
+        return first, (width, height), b""
+    if kind == "TIFF":
+        return containers.tiff(data), (0, 0), b""
+    containers.check_bmp(data)
+    return data, (0, 0), b""
 
 
 def _animated(kind: str) -> ImageError:
@@ -196,20 +207,8 @@ def _animated(kind: str) -> ImageError:
 
 
 def _open(kind: str, data: bytes) -> ImageFile.ImageFile:
-    """Reads the header. The plugins are called by name: Image.open would consult all of Pillow's formats and warn by
-    global settings."""
-    stream = BytesIO(data)
-    if kind == "PNG":
-        return PngImagePlugin.PngImageFile(stream)
-    if kind == "JPEG":
-        return JpegImagePlugin.jpeg_factory(stream)
-    if kind == "WebP":
-        return WebPImagePlugin.WebPImageFile(stream)
-    if kind == "GIF":
-        return GifImagePlugin.GifImageFile(stream)
-    if kind == "BMP":
-        return BmpImagePlugin.BmpImageFile(stream)
-    return _open_tiff(data)
+    """Reads the header."""
+    return _open_tiff(data) if kind == "TIFF" else PLUGINS[kind](BytesIO(data))
 
 
 def _open_tiff(data: bytes) -> TiffImagePlugin.TiffImageFile:
@@ -242,7 +241,7 @@ def _check(kind: str, image: ImageFile.ImageFile, limits: Limits) -> tuple[int, 
         )
         width, height = -(-width // across) * across, -(-height // down) * down
     _check_size(kind, width, height, limits)
-    if kind not in ("TIFF", "JPEG", "BMP") and getattr(image, "is_animated", False):
+    if kind != "TIFF" and getattr(image, "is_animated", False):
         raise _animated(kind)
     return width, height
 
@@ -259,7 +258,7 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
 def _webp_size(data: bytes) -> tuple[int, int]:
     """The canvas of a WebP file: RFC 9649, sections 2.5 to 2.7."""
     chunk, head = data[12:16], data[20:30]
-    if len(head) < 10:
+    if len(head) < (5 if chunk == b"VP8L" else 10):
         raise ImageError("truncated_image", f"the WebP file ends after {len(data)} bytes: send the whole file")
     if chunk == b"VP8X":
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
@@ -270,12 +269,14 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _pixels(kind: str, image: ImageFile.ImageFile, data: bytes) -> Pixels:
+def _pixels(kind: str, image: ImageFile.ImageFile, data: bytes, exif: bytes) -> Pixels:
     long_side = max(image.size)
     if kind == "JPEG" and long_side >= 2 * LONG_SIDE:
         share = LONG_SIDE / long_side
         image.draft(image.mode, (max(1, int(image.width * share)), max(1, int(image.height * share))))
     image.load()
+    if kind == "PNG" and "transparency" in image.info:
+        image.info["transparency"] = _key(data, image.info["transparency"])
     factor = max(1, max(image.size) // LONG_SIDE)
     numbers = _numbers(image)
     if numbers is None:
@@ -290,8 +291,17 @@ def _pixels(kind: str, image: ImageFile.ImageFile, data: bytes) -> Pixels:
             size = max(1, image.width // factor), max(1, image.height // factor)
             pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     if kind != "TIFF":  # Pillow turns TIFF files itself
-        pixels = _upright(pixels, _orientation(image.info.get("exif", b"")))
+        pixels = _upright(pixels, _orientation(exif or image.info.get("exif", b"")))
     return np.ascontiguousarray(pixels)
+
+
+def _key(png: bytes, key: Any) -> Any:
+    """The grey or colour of a PNG file that is transparent, which Pillow knows in the file's bits, as it is in 8."""
+    bits, colours = png[24], png[25]
+    if bits == 16 and colours == 2:
+        return tuple(number >> 8 for number in key)
+    most = 2**bits - 1
+    return (key & most) * 255 // most if bits in (2, 4) and colours == 0 else key
 
 
 def _numbers(image: ImageFile.ImageFile) -> NDArray[Any] | None:
@@ -335,6 +345,8 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def _flattened(pixels: Pixels) -> Pixels:
     """LA or RGBA composited: a drawing on what contrasts with it, a picture with holes on its own mean colour."""
+    if pixels[..., -1].min() == 255:
+        return pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., 0]
     picture = Image.fromarray(pixels).convert("RGBA")
     pixels = np.asarray(picture)
     colour, alpha = pixels[..., :3], pixels[..., 3]
@@ -370,13 +382,15 @@ def _with_its_colours(image: Image.Image, data: bytes) -> Image.Image:
 def _eight_bits(values: NDArray[Any]) -> Pixels:
     """8-, 16- and 32-bit numbers as greys of 8: the full range, or the range used where that is far from full.
 
-    A floating-point picture may hold anything: what is no number is black, and its range is that of all but one
-    pixel in ten thousand at either end, unless these are all the same.
+    A floating-point picture may hold anything: what is no number, or stands for none, is black, and its range is that
+    of all but one pixel in ten thousand at either end, unless these are all the same.
     """
     flat = values.reshape(-1)
     if values.dtype.kind == "f":
         some = flat[:: flat.size // LONG_SIDE**2 | 1]  # an odd step does not stay in the same columns
-        finite = some[np.isfinite(some)].astype(np.float64)
+        finite = some[np.abs(some) < NO_NUMBER].astype(np.float64)
+        if not finite.size:
+            finite = some[np.isfinite(some)].astype(np.float64)
         if not finite.size:
             return np.zeros(values.shape, np.uint8)
         low, high = np.percentile(finite, (0.01, 99.99), method="nearest").tolist()

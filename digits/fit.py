@@ -58,7 +58,7 @@ class Recipe:
     label_smoothing: float = 0.03
     batch_size: int = 256
     strength: float = 0.85
-    disturbed: float = 0.48
+    disturbed: float = 0.25
     photographs: float = 0.25
     outliers: float = 0.08
 

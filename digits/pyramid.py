@@ -100,7 +100,7 @@ def fit(
     size = min(BATCH, count)
     batches = count // size  # of an epoch
     steps = epochs * batches
-    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.15)
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Any] = {"net": net, "optimizer": optimizer, "schedule": schedule}

@@ -149,7 +149,7 @@ def suggest(trial: BaseTrial, default: Recipe) -> Recipe:
         dropout=trial.suggest_float("dropout", 0.1, 0.4),
         label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.1),
         strength=trial.suggest_float("strength", 0.7, 1.1),
-        disturbed=trial.suggest_float("disturbed", 0.3, 0.55),
+        disturbed=trial.suggest_float("disturbed", 0.15, 0.45),
         photographs=trial.suggest_float("photographs", 0.15, 0.35),
     )
 

@@ -196,6 +196,15 @@ def test_a_pixel_that_is_no_sensible_number_does_not_hide_the_digit(extreme: flo
     assert np.delete(apart.ravel(), 3 * 120 + 5).max() < 2
 
 
+@pytest.mark.parametrize("filler", [np.nan, -np.inf, -3.4028235e38, 3.4028235e38])
+def test_a_border_without_numbers_does_not_hide_the_digit(filler: float) -> None:
+    grey = np.asarray(drawing().convert("L").resize((120, 120))).astype(np.float32)
+    bordered = grey.copy()
+    bordered[:4] = filler
+    seen = decode(encoded(Image.fromarray(bordered), "TIFF"))[4:]
+    assert np.abs(seen - (grey[4:] - grey.min()) * (255 / np.ptp(grey))).max() < 2
+
+
 @pytest.mark.parametrize("extreme", [np.nan, np.inf, -np.inf, 3e38, 1e-45])
 def test_a_picture_of_nothing_but_extremes_is_a_blank_one(extreme: float) -> None:
     pixels = decode(encoded(Image.fromarray(np.full((40, 40), extreme, np.float32)), "TIFF"))
@@ -363,6 +372,19 @@ def test_a_digit_that_is_cut_out_of_one_colour_is_seen(colour: tuple[int, int, i
     assert np.abs(pixels[30, 30] - pixels[30, 5]).max() > 100
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_that_nobody_uses_changes_nothing(mode: str) -> None:
+    plain = drawing().convert(mode.removesuffix("A"))
+    assert np.array_equal(decode(encoded(plain.convert(mode), "PNG")), decode(encoded(plain, "PNG")))
+
+
+def test_the_smallest_webp_is_read() -> None:
+    data = encoded(Image.new("RGB", (1, 1)), "WEBP", lossless=True)
+    assert data[12:16] == b"VP8L"
+    assert len(data) < 40
+    assert decode(data).shape[:2] == (1, 1)
+
+
 def test_a_fully_transparent_picture_is_flat() -> None:
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[5:10, 5:10, :3] = 255
@@ -511,14 +533,14 @@ def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_meanwhile(
     begun, may_end, at_work, most = threading.Event(), threading.Event(), [], []
     real = decoding._pixels
 
-    def slow(kind: str, image: Any, data: bytes) -> Any:
+    def slow(kind: str, image: Any, *more: bytes) -> Any:
         if image.width > 20:
             at_work.append(1)
             most.append(len(at_work))
             begun.set()
             assert may_end.wait(60)
             at_work.pop()
-        return real(kind, image, data)
+        return real(kind, image, *more)
 
     monkeypatch.setattr(decoding, "_pixels", slow)
     with ThreadPoolExecutor(3) as pool:
