@@ -435,7 +435,7 @@ class Server(Service[Any]):  # type: ignore[misc]
                 raise StartError(f"{folder} is another user's: start the service again")
             forget_the_dead(folder)
             shares = listener.Shares(folder / "connections", worker - 1)
-        listener.install(shares, SETTINGS.idle_seconds)
+        listener.install(shares, SETTINGS.idle_seconds, SETTINGS.max_connections)
         application = Application(self, is_main=is_main)
         asgi = application.asgi()
         connection.install(application.express)

@@ -36,6 +36,7 @@ DISTANCE = 6.2
 # Of a photograph counts how far its candidates agree, times this power of how likely a segmenter finds a digit in it.
 PRESENCE = 0.1
 LIKELIER = 0.5  # a digit that is less likely than all others together is not stood behind, however good its candidate
+AT_ONCE = 64  # readings: a call takes up to a megabyte of memory for each
 SURE = 1e-6  # odds have to be finite, where int8 has rounded to 0 or 1
 PHOTOGRAPH_THRESHOLD = "photograph_threshold"  # the metadata's entry for what `threshold` is for other pictures
 SEGMENTER = "segmenter"  # the metadata's entry for the network that finds strokes, as base64
@@ -197,7 +198,10 @@ class Classifier:
         return weights
 
     def classify(self, readings: Sequence[Reading]) -> list[Answer]:
-        """One answer for each reading, with one model call for all their candidates."""
+        """One answer for each reading, with one model call for the candidates of every AT_ONCE of them."""
+        if len(readings) > AT_ONCE:
+            parts = (readings[start : start + AT_ONCE] for start in range(0, len(readings), AT_ONCE))
+            return [answer for part in parts for answer in self.classify(part)]
         if not readings:
             return []
         probabilities, digitness = self.scores(np.concatenate([reading.images for reading in readings]))

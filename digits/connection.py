@@ -31,6 +31,7 @@ SLOWEST = 1_024  # bytes a second that a client has to read of an answer that wa
 OPENING_SECONDS = 0.2  # that a known head waits for its body before it is taken for a request like others
 HOST = re.compile(rb"[^\s/?#@]*")
 HEAD_BYTES = 65_536  # of a request's line and headers; those that browsers and proxies send have a few thousand
+MOST_HEADERS = 200  # of a request: each takes far more memory than it has bytes
 MOST_AHEAD = 64  # requests that a client may have sent before it has the answer to the one before them
 
 
@@ -39,7 +40,11 @@ def malformed() -> Refusal:
 
 
 def head_too_large() -> Refusal:
-    return Refusal(431, "headers_too_large", f"the request's line and headers are longer than {HEAD_BYTES:,} bytes")
+    return Refusal(
+        431,
+        "headers_too_large",
+        f"the request's line and headers are longer than {HEAD_BYTES:,} bytes, or these are more than {MOST_HEADERS}",
+    )
 
 
 class OneWrite:
@@ -139,6 +144,7 @@ class Connection(HttpToolsProtocol):
         self.listener: Listener | None = None
         self.waiting: asyncio.TimerHandle | None = None
         self.ending: asyncio.TimerHandle | None = None
+        self.overtime: asyncio.TimerHandle | None = None  # of a server that ends
         self.in_head = self.in_message = False
         self.begun = 0  # messages
         self.fruitless = 0  # bytes since the last of a body or the end of a head
@@ -181,7 +187,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         cast(OneWrite, self.transport).expect_nothing()
-        for timer in (self.waiting, self.ending, self.holding, self.timeout_keep_alive_task):
+        for timer in (self.waiting, self.ending, self.overtime, self.holding, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         if self.shares is not None:
@@ -203,6 +209,8 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 6.5.1)
+            if len(self.headers) == MOST_HEADERS:
+                raise head_too_large()
             super().on_header(name, value.rstrip(b" \t"))  # blanks are no part of it (RFC 9110 5.5)
 
     def on_headers_complete(self) -> None:
@@ -334,7 +342,11 @@ class Connection(HttpToolsProtocol):
         self.give_up_short_way()
         errand = self.is_on_errand()
         waits = errand or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body)
-        if waits:
+        if self.pipeline and not waits:  # half a request, behind whole ones
+            self.refuse(malformed())
+            self.ending = self.ending or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
+            waits = True
+        elif waits:
             self.leaving = True
             if not errand:
                 self.cycle.keep_alive = False
@@ -400,6 +412,8 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """What is being worked on, or has come and was not read yet, is the last."""
         self.leaving = True
+        # A client that reads slowly enough would hold the server's end for minutes.
+        self.overtime = self.loop.call_later(self.settings.timeout + FAREWELL_SECONDS, self.transport.abort)
         self.give_up_short_way()
         if self.is_on_errand():
             return

@@ -52,13 +52,16 @@ class Shares:
 class Listener:
     """Takes connections from a listening socket until it is closed, as a server of asyncio is; `tls` are its options.
 
-    Those taken are counted here at once, since many come together. Each protocol that `factory` makes is told its
+    Those taken are counted here at once, since many come together. No more than `most` speak of their keys at a time,
+    since a protocol, which has its own limit, is made after that. Each protocol that `factory` makes is told its
     `shares`, from which it takes itself when its connection is lost, and its `listener`, which may be closed by then.
     """
 
-    def __init__(self, listening: socket.socket, factory: Callable[[], Any], shares: Shares, **tls: Any) -> None:
+    def __init__(
+        self, listening: socket.socket, factory: Callable[[], Any], shares: Shares, most: int, **tls: Any
+    ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.listening, self.factory, self.shares, self.tls = listening, factory, shares, tls
+        self.listening, self.factory, self.shares, self.most, self.tls = listening, factory, shares, most, tls
         self.connecting: set[asyncio.Task[None]] = set()
         self.closed = False
         listening.setblocking(False)
@@ -95,6 +98,9 @@ class Listener:
             log.error("no connection can be taken: %s", error)
             self.pause(RETRY_SECONDS, self.resume)
             return False
+        if self.tls and len(self.connecting) >= self.most:
+            link.close()
+            return True
         self.shares.add(1)
         task = self.loop.create_task(self.connect(link))
         self.connecting.add(task)
@@ -127,6 +133,7 @@ class Loop(uvloop.Loop):
 
     shares: Shares | None = None
     idle_seconds: float
+    most: int
 
     async def create_server(self, factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         tls: dict[str, Any] = {}
@@ -134,7 +141,7 @@ class Loop(uvloop.Loop):
             seconds = self.idle_seconds
             tls = {"ssl": options["ssl"], "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": seconds}
         if self.shares is not None and options.get("sock") is not None:
-            return Listener(options["sock"], factory, self.shares, **tls)
+            return Listener(options["sock"], factory, self.shares, self.most, **tls)
         return await super().create_server(factory, *args, **{**options, **tls})
 
 
@@ -142,7 +149,7 @@ def loop_factory(**_: bool) -> type[Loop]:
     return Loop
 
 
-def install(shares: Shares | None, idle_seconds: float) -> None:
-    """Makes uvicorn take connections so; without `shares`, as uvloop does."""
-    Loop.shares, Loop.idle_seconds = shares, idle_seconds
+def install(shares: Shares | None, idle_seconds: float, most: int) -> None:
+    """Makes uvicorn take connections so, `most` at a time; without `shares`, as uvloop does."""
+    Loop.shares, Loop.idle_seconds, Loop.most = shares, idle_seconds, most
     uvicorn.config.LOOP_FACTORIES["auto"] = f"{__name__}:{loop_factory.__name__}"

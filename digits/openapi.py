@@ -15,7 +15,7 @@ ERRORS = {
     413: "A body, or a number of pictures, beyond the limit.",
     415: "A Content-Type or Content-Encoding that is not accepted.",
     422: "An image that can't be used: animated, or with too many pixels.",
-    431: "Headers of more than 64 KiB.",
+    431: "Headers of more than 64 KiB, or more than 200 of them.",
     500: "A fault of the service.",
     503: "Busy; Retry-After says when to ask again.",
     504: "No answer within the time limit.",

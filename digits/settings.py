@@ -9,7 +9,9 @@ from typing import Any
 
 PREFIX = "DIGITS_"
 KEY = "DIGITS_API_KEY"
-LINKS = ("DIGITS_SERVICE_", "DIGITS_PORT")  # Kubernetes tells these to every pod beside a Service called digits
+# What Kubernetes tells every pod beside a Service called digits, or digits-something.
+LINK = re.compile(r"DIGITS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+LINK_BY_ADDRESS = re.compile(r"DIGITS_(\w+_)?PORT=(tcp|udp|sctp)://.*", re.IGNORECASE)
 MIB = 2**20
 FORM_BYTES = 4096  # boundaries and headers around one picture
 
@@ -87,7 +89,9 @@ def load(environment: Mapping[str, str]) -> Settings:
     known = by_variable()
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable.startswith(LINKS):
+        if not variable.startswith(PREFIX):
+            continue
+        if LINK.fullmatch(variable) or LINK_BY_ADDRESS.fullmatch(f"{variable}={text}"):
             continue
         if not text.strip():
             if text and variable == KEY:  # of a file with nothing but a line's end: nobody meant an open service

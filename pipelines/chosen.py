@@ -11,6 +11,7 @@ from pathlib import Path
 
 from digits.classifier import Classifier, ModelError, model_file
 from pipelines.errors import UserError
+from pipelines.files import place
 
 NAME = "digits"
 ACCEPTED = f"champion, {NAME}/3, {NAME}/challenger, a tag of the BentoML store or a path to model.onnx"
@@ -48,7 +49,7 @@ def _find(asked: str) -> Chosen:
     version = re.fullmatch(rf"(?:{NAME}/)?(latest|champion|challenger|[1-9][0-9]{{0,8}})", asked)
     if version:
         return _registered(version[1])
-    path = Path(asked).expanduser()
+    path = place(asked)
     if path.is_file():
         return Chosen(path.name, path.read_bytes())
     if asked.startswith(f"{NAME}:"):
@@ -63,7 +64,7 @@ def _stored(tag: str) -> Chosen | None:
     import bentoml
     from bentoml.exceptions import BentoMLException, NotFound
 
-    repair = "import it again with mlflow run . -e promote"
+    repair = "import it again with mlflow run . -e promote -P version=champion"
     try:
         model = bentoml.models.get(tag)
         if ":" in tag and tag not in (str(model.tag), f"{NAME}:latest"):  # BentoML takes a tag's beginning

@@ -35,6 +35,14 @@ def write_json(path: Path, content: Any) -> None:
     write(path, json.dumps(content, indent=1).encode())
 
 
+def place(name: str) -> Path:
+    """A file or folder as it was named, ~ being one's own and ~somebody somebody's."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is nobody of that name: then it is the name of a file
+        return Path(name)
+
+
 def spelt(name: str) -> str:
     """A file's name as text, which it need not be: bytes that are no UTF-8 are spelt out."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from pipelines.errors import UserError
+from pipelines.files import place
 
 LABELS = "labels.csv"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -68,7 +69,7 @@ class Listing:
 
 def find(given: str) -> Listing:
     """The pictures of a folder (with its sub-folders), a zip file or a pattern, or one picture. Raises UserError."""
-    path = Path(given).expanduser()
+    path = place(given)
     if path.is_dir():
         return _folder(path)
     if path.is_file():

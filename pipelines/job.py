@@ -1,7 +1,7 @@
 """A job that survives its process: the results of its steps are kept in a folder until the last one is done.
 
 The folder's name is a hash of what the job depends on, so the same command finds the work of one that was killed, and
-another command, another data set or changed code does not.
+another command, another data set, changed code or other versions of libraries do not.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def open_job(kind: str, parameters: Parameters, fingerprint: str) -> Iterator[Jo
     Raises:
         UserError: another process is at the same job.
     """
-    code = provenance.code(f"pipelines.{kind}")
+    made_with = [provenance.code(f"pipelines.{kind}"), provenance.libraries()]
+    code = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
     facts = [
         kind,
         parameters.model_dump(),
@@ -122,7 +123,7 @@ def _taken(lock: IO[str]) -> bool:
 
 
 def _forget_what_no_code_can_go_on_with(kind: str, code: str) -> None:
-    """Removes the folders of jobs of other code; a checkpoint has 18 MB, the weights 104."""
+    """Removes the folders of jobs of other code or libraries; a checkpoint has 18 MB, the weights 104."""
     for folder in WORK.glob(f"{kind}-*/"):
         with _locked(folder.name.removesuffix(GONE)) as locked, suppress(FileNotFoundError):
             if not locked:

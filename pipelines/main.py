@@ -17,7 +17,7 @@ from pipelines.own import fingerprint_of_all
 from pipelines.parameters import Main
 from pipelines.promote import check_champion, promote
 from pipelines.train import train
-from pipelines.tune import base_recipe, check_database, study
+from pipelines.tune import base_recipe, check_database, log_recipe, study
 
 
 def run(parameters: Main) -> None:
@@ -40,6 +40,7 @@ def run(parameters: Main) -> None:
             material = material_for(job, data, parameters, extra)
             print(f"study: at most {parameters.trials} trials in {parameters.tune_minutes:g} minutes")
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
+            log_recipe(recipe, parameters)
             print(f"training: {parameters.epochs} epochs")
             trained = train(job, data, material, recipe, parameters, extra)
             print("report: the test digits are read now")

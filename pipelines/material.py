@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from digits import pyramid
 from digits.data import Data, Split, is_there, load, raw_folder
-from digits.device import choose_device, cuda_works
+from digits.device import choose_device, cuda_works, number_format
 from digits.fit import TrainingSet
 from digits.imaging import Reading
 from digits.metrics import auroc
@@ -39,6 +40,7 @@ from pipelines.progress import Progress
 
 CACHE = FOLDER / "cache"
 KEPT = 24  # files in the cache
+DAY = 86_400.0  # seconds
 ENOUGH = 1_000  # photographs from which on a segmenter is worth its training
 MOST = 12_000  # photographs that it learns from, by 64 KiB each
 DIGITLESS = 3  # for so many of them there is one of no digit
@@ -222,7 +224,8 @@ def segmenter_of(data: Data, count: int, seed: int, device: str, unfinished: Pat
             area = auroc(*(pyramid.presence(segmenter, pictures) for pictures in (unseen.pictures, unseen_none)))
         return {"model": np.frombuffer(model, np.uint8), "overlap": np.array(overlap), "auroc": np.array(area)}
 
-    facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device]
+    works_in = [torch.get_num_threads(), str(number_format(choose_device(device)))]  # other sums, another network
+    facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device, *works_in]
     arrays = cached("segmenter", ("digits.pyramid", "digits.outliers"), facts, make)
     return Trained(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
 
@@ -351,6 +354,9 @@ def cached(name: str, modules: tuple[str, ...], facts: list[object], make: Calla
     write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     for old in sorted(CACHE.glob("*.npz"), key=_used, reverse=True)[KEPT:]:
         old.unlink(missing_ok=True)
+    for part in CACHE.glob(".*.npz-*"):  # of a process that was killed while it wrote
+        if _used(part) < time.time() - DAY:
+            part.unlink(missing_ok=True)
     return arrays
 
 

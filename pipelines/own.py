@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digits import imaging
 from digits.data import Split
-from digits.imaging import ImageError, Limits
+from digits.imaging import Limits
 from digits.segmenter import Segmenter
 from digits.workers import Progress
-from pipelines import inputs
+from pipelines import inputs, reader
 from pipelines.errors import UserError
 
 NAME = "own pictures"  # of the data set that MLflow shows
@@ -156,10 +155,9 @@ def _read(file: tuple[Path, int], segmenter: Segmenter | None = None) -> tuple[P
     except OSError as error:
         return Picture(path, label, "", f"the file can't be read: {error.strerror or error}"), None
     sha256 = hashlib.sha256(content).hexdigest()
-    try:
-        reading = imaging.read(content, limits, segmenter)
-    except ImageError as error:
-        return Picture(path, label, sha256, " ".join(str(error).split())), None
+    reading = reader.read(content, limits, segmenter)
+    if isinstance(reading, str):
+        return Picture(path, label, sha256, reading), None
     if reading.blank:
         return Picture(path, label, sha256, "there is nothing drawn in it"), None
     return Picture(path, label, sha256), reading.images[reading.seen]

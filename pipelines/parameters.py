@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from pipelines.files import place
+
 
 class ParameterError(ValueError):
     """A parameter that can't be used; the message is one line that names it and says what is allowed."""
@@ -110,18 +112,24 @@ Floor = Annotated[
 
 
 def _root(data_dir: str) -> Path:
-    return Path(data_dir or os.environ.get("MNIST_ROOT", "") or "data").expanduser()
+    return place(data_dir or os.environ.get("MNIST_ROOT", "") or "data")
 
 
 def _folders(names: str) -> list[Path]:
-    return [Path(name).expanduser() for name in names.split(",") if name]
+    return [place(name) for name in names.split(",") if name]
 
 
 def _exist(names: str, info: ValidationInfo) -> str:
     for name in filter(None, names.split(",")):
-        if (info.context or {}).get("here", True) and not Path(name).expanduser().is_dir():
+        if (info.context or {}).get("here", True) and not place(name).is_dir():
             raise ValueError(f"there is no folder {name!r}; expected folders, separated by commas")
     return names
+
+
+def _exists(name: str, info: ValidationInfo) -> str:
+    if name and (info.context or {}).get("here", True) and not place(name).is_dir():
+        raise ValueError(f"there is no folder {name!r}; expected one, in which MNIST/raw is or is to be downloaded to")
+    return name
 
 
 class DataParameters(Parameters):
@@ -136,6 +144,7 @@ class DataParameters(Parameters):
     outliers: int = Field(12_000, ge=0, le=1_000_000, description="pictures of no digit to train on")
     extra: str = Field("", description="labelled folders of your own to learn from besides, separated by commas")
 
+    _data_dir_exists = field_validator("data_dir")(_exists)
     _extra_exists = field_validator("extra")(_exist)
 
     @field_validator("limit")
@@ -201,8 +210,9 @@ class Worker(Parameters):
     data_dir: DataDir = ""
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
     extra: str = Field("", description="labelled folders that the study learns from, as they are here; empty: its own")
-    wait_minutes: float = Field(15.0, ge=0, le=100_000, description="how long to wait for the study to be started")
+    wait_minutes: float = Field(60.0, ge=0, le=100_000, description="how long to wait for the study to be started")
 
+    _data_dir_exists = field_validator("data_dir")(_exists)
     _extra_exists = field_validator("extra")(_exist)
 
 
@@ -223,6 +233,8 @@ class Evaluate(_Report):
         "latest", pattern=VERSION, description="version of the registered model to report on, or an alias"
     )
     data_dir: DataDir = ""
+
+    _data_dir_exists = field_validator("data_dir")(_exists)
 
     @property
     def root(self) -> Path:

@@ -17,6 +17,7 @@ from pipelines import answers, chosen, inputs, provenance, reader
 from pipelines.answers import Partial, Summary
 from pipelines.chosen import Chosen
 from pipelines.errors import GOES_ON, UserError
+from pipelines.files import place
 from pipelines.inputs import Listing
 from pipelines.progress import Progress
 from pipelines.reader import Group, Row
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def run(parameters: Predict) -> None:
     """The entry point."""
-    output = Path(parameters.output).expanduser()
+    output = place(parameters.output)
     check_output(output)
     listing = inputs.find(parameters.input)
     model = chosen.find(parameters.model)

@@ -28,7 +28,7 @@ class Refused(UserError):
 
 
 def run(parameters: Promote) -> None:
-    """The entry point. A version that has been champion before is put back without a gate: a roll-back."""
+    """The entry point. A version that is named and has been champion before is put back without a gate: a roll-back."""
     result = promote(registry.find(parameters.version), parameters)
     if not result["promoted"]:
         raise Refused(f"version {result['version']} is not promoted: {result['why']}")
@@ -89,21 +89,28 @@ def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: 
     stored = store.newest_of_mnist()
     if stored and not (champion and stored[0] == store.tag_of(champion)):  # another registry's, as far as we know
         tag, limit = stored
-        less = "scikit-learn's digits" if dataset == "digits" else "fewer of its digits"
-        if dataset == "digits" or 0 < int(registry.parameters(version).get("limit", 0)) < (limit or math.inf):
+        fewer = "scikit-learn's digits" if dataset == "digits" else "fewer of its digits"
+        if dataset == "digits" or _learnt(version) < (limit or math.inf):
             return Decision(
                 False,
                 [
-                    f"the BentoML store holds {tag}, a model of MNIST, which one of {less} never replaces:"
+                    f"the BentoML store holds {tag}, a model of MNIST, which one of {fewer} never replaces:"
                     " name another store with BENTOML_HOME"
                 ],
             )
     if _is(champion, version):
         return Decision(True, ["it is champion already"])
-    if "promoted_at" in version.tags and not (dataset == "digits" and of_mnist):
+    less = (dataset == "digits" and of_mnist) or (champion is not None and _learnt(version) < _learnt(champion))
+    named = isinstance(parameters, Promote) and parameters.version != "latest"
+    if named and "promoted_at" in version.tags and not less:
         return Decision(True, ["it has been champion before: a roll-back, without a gate"])
     floor = parameters.lowest_accuracy(dataset)
     return decide(evidence(version), evidence(champion) if champion else None, floor)
+
+
+def _learnt(version: ModelVersion) -> float:
+    """How many digits it has learnt from at most: its limit, which 0 takes away."""
+    return int(registry.parameters(version).get("limit", 0)) or math.inf
 
 
 def evidence(version: ModelVersion) -> Evidence:

@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from digits import imaging
 from digits.classifier import Answer, Classifier
 from digits.imaging import ImageError, Limits, Reading
+from digits.segmenter import Segmenter
 from digits.workers import begin
 from pipelines.files import spelt
 from pipelines.inputs import Listing, Source
@@ -79,13 +80,22 @@ class Reader:
     def _read(self, name: str) -> Reading | str:
         limits = Limits()
         try:
-            return imaging.read(self._source.read(name, limits.max_bytes + 1), limits, self._classifier.segmenter)
-        except ImageError as error:
-            return str(error)
+            content = self._source.read(name, limits.max_bytes + 1)
         except OSError as error:
             return f"the file can't be read: {error.strerror or error}"
         except (KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
             return f"the zip file's member can't be read: {error.args[0] if error.args else error}"
+        return read(content, limits, self._classifier.segmenter)
+
+
+def read(content: bytes, limits: Limits, segmenter: Segmenter | None = None) -> Reading | str:
+    """What a picture shows, or in a line why it can't be read: no picture ends a command."""
+    try:
+        return imaging.read(content, limits, segmenter)
+    except ImageError as error:
+        return " ".join(str(error).split())
+    except Exception as error:
+        return f"the image can't be read: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _row(name: str, label: int | None, answer: Answer | str) -> Row:

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digits import imaging
-from digits.classifier import Answer, Classifier
+from digits.classifier import Classifier
 from digits.corruptions import CORRUPTIONS, SEVERITIES
 from digits.data import Split, small_digits
-from digits.imaging import ImageError, Reading
+from digits.imaging import ImageError, Limits, Reading
 from digits.ink import scaled
 from digits.metrics import accuracy_interval, auroc, brier, expected_calibration_error, negative_log_likelihood
 from digits.outliers import HELD_OUT_KINDS, TRAINED_KINDS
@@ -28,7 +28,7 @@ from digits.photographer import Also, sent_photograph
 from digits.segmenter import Segmenter
 from digits.thumbnails import grey
 from digits.workers import cores, in_order
-from pipelines import inputs, own
+from pipelines import inputs, own, reader
 from pipelines.files import spelt
 from pipelines.material import fingerprint, read_outliers_of
 from pipelines.progress import Progress
@@ -231,13 +231,14 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
     return replace(answers, unreadable=unreadable)
 
 
-def _read(file: Path, segmenter: Segmenter | None) -> tuple[bytes, Reading | ImageError | OSError]:
-    content = b""
+def _read(file: Path, segmenter: Segmenter | None) -> tuple[bytes, Reading | str]:
+    limits = Limits()
     try:
-        content = file.read_bytes()
-        return hashlib.sha256(content).digest(), imaging.read(content, segmenter=segmenter)
-    except (ImageError, OSError) as error:
-        return hashlib.sha256(content).digest(), error
+        with file.open("rb") as opened:
+            content = opened.read(limits.max_bytes + 1)
+    except OSError as error:
+        return hashlib.sha256(b"").digest(), str(error)
+    return hashlib.sha256(content).digest(), reader.read(content, limits, segmenter)
 
 
 def _decided(
@@ -249,9 +250,7 @@ def _decided(
     facts: str,
     originals: Sequence[Original] | Images,
 ) -> Answers:
-    answers: list[Answer] = []
-    for start in range(0, len(readings), 64):
-        answers += classifier.classify(readings[start : start + 64])
+    answers = classifier.classify(readings)
     return Answers(
         name,
         group,

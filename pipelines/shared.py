@@ -202,6 +202,7 @@ def _open_studies(storage: Slots) -> list[Any]:
 def work(study: Study, objective: Callable[[Trial], float], callbacks: Iterable[Callback] = ()) -> None:
     """Runs trials until none waits, or a callback stops the study. An error in a trial costs that trial alone."""
     mine: list[int] = []
+    raised: list[Exception] = []  # by trials themselves
 
     def watched(trial: Trial) -> float:
         mine.append(trial.number)
@@ -213,6 +214,9 @@ def work(study: Study, objective: Callable[[Trial], float], callbacks: Iterable[
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:1000])
                 print(f"  trial {trial.number} failed: {type(error).__name__}: {error}", flush=True)
             raise
+        except Exception as error:
+            raised.append(error)
+            raise
 
     while True:
         try:
@@ -220,9 +224,9 @@ def work(study: Study, objective: Callable[[Trial], float], callbacks: Iterable[
             return
         except BudgetSpent:
             return
-        except (UpdateFinishedTrialError, ValueError) as error:
+        except (UpdateFinishedTrialError, ValueError, AssertionError) as error:  # the latter two are Optuna's ways
             # This process was silent too long, and the trial is another's now: its result is not ours to tell.
-            if not mine or not _given_up(study, mine[-1]):
+            if error in raised or not mine or not _given_up(study, mine[-1]):
                 raise
             print(f"  trial {mine[-1]} was given up for lost meanwhile: {error}", flush=True)
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -91,8 +92,9 @@ def chosen_recipe(asked: str, data: Data) -> tuple[dict[str, Any], str]:
         complete = f"tags.outcome = 'complete' and tags.fingerprint = '{data.fingerprint}'"
         for run in tracking.find_runs(f"{complete} and params.best_learning_rate != ''"):
             if run.data.tags.get("kind") in ("study", "main"):
-                return _recipe_of(run.info.run_id), run.info.run_id
-        print("recipe: the default one, as no study of these pictures came to its end")
+                with suppress(UserError):  # its files are lost
+                    return _recipe_of(run.info.run_id), run.info.run_id
+        print("recipe: the default one, as there is none of a study of these pictures that came to its end")
         return asdict(base_recipe(len(data.train))), "default"
     return _recipe_of(asked), asked
 

@@ -76,6 +76,7 @@ def run(parameters: Tune) -> None:
             logbook.log_start(data, parameters, extra)
             material = material_for(job, data, parameters, extra, to_build=False)
             recipe = Recipe(**job.step("recipe", lambda: asdict(study(job, material, parameters, fingerprint))))
+            log_recipe(recipe, parameters)
         print(f"best recipe: {recipe}\ntrain with it: mlflow run . -e train -P recipe={run.info.run_id}")
 
 
@@ -98,7 +99,6 @@ def study(job: Job, material: Material, parameters: Main | Tune, fingerprint: st
     """
     default = base_recipe(len(material.train.digits))
     if parameters.trials == 0:
-        mlflow.log_dict(asdict(default), "recipe.json")
         return default
     parent = mlflow.active_run()
     assert parent is not None
@@ -363,11 +363,16 @@ def in_words(recipe: Recipe, default: Recipe, names: Sequence[str] = ()) -> str:
     return ", ".join(f"{LABELS.get(name, name)} {value:.3g}" for name, value in changed.items()) or "the default recipe"
 
 
+def log_recipe(recipe: Recipe, parameters: Main | Tune) -> None:
+    """What to train with, on the active run, which may be younger than the study."""
+    mlflow.log_dict(asdict(recipe), "recipe.json")
+    if parameters.trials:
+        mlflow.log_params({f"best_{name}": value for name, value in asdict(recipe).items()})
+
+
 def log_study(study: optuna.Study, best: Recipe, why: str) -> None:
-    """The parent's best parameters and the pictures of the study."""
+    """What came of the study, and its pictures."""
     print(f"  {why}")
-    mlflow.log_params({f"best_{name}": value for name, value in asdict(best).items()})
-    mlflow.log_dict(asdict(best), "recipe.json")
     mlflow.log_text(why + "\n", "study/choice.txt")
     trials = study.get_trials(deepcopy=False)
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from digits.classifier import BAR, DISTANCE, ODDS, PRESENCE, Answer, Classifier, ModelError
+from digits.classifier import AT_ONCE, BAR, DISTANCE, ODDS, PRESENCE, Answer, Classifier, ModelError
 from digits.imaging import Reading
 from tests.models import batch_length, tiny_model, witness_model
 
@@ -172,6 +172,11 @@ def test_classify_calls_the_model_once_for_all_candidates_of_all_readings() -> N
     readings = [Reading(some_images(count)) for count in (1, 3, 2)]
     answers = witness.classify(readings)
     assert [batch_length(answer.probability) for answer in answers] == [6, 6, 6]
+
+
+def test_classify_takes_many_readings_in_parts() -> None:
+    answers = Classifier(witness_model()).classify([Reading(some_images(2))] * (2 * AT_ONCE + 3))
+    assert [batch_length(answer.probability) for answer in answers] == [2 * AT_ONCE] * 2 * AT_ONCE + [6] * 3
 
 
 def test_classify_gives_each_reading_its_own_candidates(classifier: Classifier) -> None:

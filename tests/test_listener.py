@@ -46,7 +46,7 @@ async def working(at: socket.socket, *shares: Shares) -> AsyncGenerator[list[Lis
     """A worker with each of these shares; at the end all are closed, and nobody has a connection left."""
     with ExitStack() as sockets:
         own = [sockets.enter_context(at.dup()) for _ in shares]
-        workers = [Listener(one, Greeting, share) for one, share in zip(own, shares, strict=True)]
+        workers = [Listener(one, Greeting, share, COUNT) for one, share in zip(own, shares, strict=True)]
         yield workers
         for worker in workers:
             worker.close()
@@ -136,7 +136,7 @@ def test_a_worker_that_is_closed_while_it_leaves_a_connection_to_another_is_clos
         shares = Shares(tmp_path / "connections", 0)
         shares.add(1 + SLACK)
         own = listening.dup()
-        worker = Listener(own, Greeting, shares)
+        worker = Listener(own, Greeting, shares, COUNT)
         worker.knocked()
         worker.close()
         own.close()
@@ -200,6 +200,7 @@ def test_so_does_one_that_a_worker_among_others_has_taken(
     shares = Shares(tmp_path / "connections", 0)
     monkeypatch.setattr(listener.Loop, "idle_seconds", 0.2, raising=False)
     monkeypatch.setattr(listener.Loop, "shares", shares)
+    monkeypatch.setattr(listener.Loop, "most", 1, raising=False)
 
     async def silent() -> None:
         secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -213,6 +214,35 @@ def test_so_does_one_that_a_worker_among_others_has_taken(
         assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         assert shares.counts[0] == 1, "it is counted for ever"
         writer.close()
+        server.listening.close()
+
+    with asyncio.Runner(loop_factory=listener.Loop) as runner:
+        runner.run(silent())
+
+
+def test_no_more_than_so_many_speak_of_their_keys_at_a_time(
+    listening: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = Shares(tmp_path / "connections", 0)
+    for name, value in (("idle_seconds", PATIENCE), ("shares", shares), ("most", 2)):
+        monkeypatch.setattr(listener.Loop, name, value, raising=False)
+
+    async def silent() -> None:
+        secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server = await asyncio.get_running_loop().create_server(Greeting, sock=listening.dup(), ssl=secret)
+        links = [await asyncio.open_connection(*listening.getsockname()) for _ in range(5)]
+        ends = [asyncio.ensure_future(reader.read()) for reader, _ in links]
+        done = 0
+        while done < 3:
+            await asyncio.sleep(0.01)
+            done = sum(end.done() for end in ends)
+        assert len(server.connecting) == 2
+        assert shares.counts[0] == 1 + 2
+        for _, writer in links:
+            writer.close()
+        await asyncio.gather(*ends)
+        server.close()
+        await asyncio.wait_for(server.wait_closed(), PATIENCE)
         server.listening.close()
 
     with asyncio.Runner(loop_factory=listener.Loop) as runner:

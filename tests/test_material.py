@@ -224,3 +224,9 @@ def test_the_cache_keeps_what_was_used_last(tmp_path: Path, monkeypatch: pytest.
     assert len(list(tmp_path.glob("*.npz"))) == 2
     assert number(1) == 1
     assert made == [1, 2, 3], "the one that was used before the last is still there"
+    left, writing = tmp_path / ".numbers-0.npz-1-ab", tmp_path / ".numbers-0.npz-2-ab"  # by one that was killed
+    left.touch()
+    os.utime(left, (1, 1))
+    writing.touch()
+    assert number(4) == 4
+    assert (left.exists(), writing.exists()) == (False, True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from digits import imaging
 from digits.data import Data, Split
 from digits.data import load as load_data
 from digits.photographer import reads_as_bar_or_ring
@@ -70,7 +71,7 @@ def test_a_fifth_of_each_digit_is_held_out_and_no_picture_is_in_both_parts(folde
 def test_pictures_are_learnt_as_imaging_hands_them_over(folder: Path) -> None:
     loaded = load(folder)
     first = min(loaded.of("training"), key=lambda picture: picture.sha256)
-    assert np.array_equal(loaded.train.images[0], own.imaging.read(first.path.read_bytes()).images[0])
+    assert np.array_equal(loaded.train.images[0], imaging.read(first.path.read_bytes()).images[0])
     assert loaded.train.labels[0] == first.label
 
 
@@ -199,7 +200,7 @@ def test_the_material_holds_what_is_learnt_from_and_nothing_that_is_held_out(fol
     assert material.train.photographs is not None
     learnt = {image.tobytes() for image in material.train.photographs.images}
     assert learnt == {image.tobytes() for image in loaded.train.images}
-    seen = {own.imaging.read(p.path.read_bytes()).images[0].tobytes() for p in loaded.of("held out")}
+    seen = {imaging.read(p.path.read_bytes()).images[0].tobytes() for p in loaded.of("held out")}
     assert learnt.isdisjoint(seen)
     assert material.validation_photographs is None
 
@@ -221,7 +222,7 @@ def test_with_a_segmenter_they_are_learnt_as_it_sees_them(
     learnt = prepare(data, 0, 0, 0, loaded, trained).train.photographs
     assert learnt is not None
     ordered = sorted(loaded.of("training"), key=lambda picture: picture.sha256)
-    sums = [int(own.imaging.decode(picture.path.read_bytes()).sum()) for picture in ordered]
+    sums = [int(imaging.decode(picture.path.read_bytes()).sum()) for picture in ordered]
     assert [int(image[0, 0]) for image in learnt.images] == [1 + total % 251 for total in sums]
     assert learnt.labels.tolist() == [picture.label for picture in ordered]
     count = len(looked)

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import launch
-from pipelines.parameters import ENTRY_POINTS, Main, ParameterError, Promote, Train, allowed
+from pipelines.parameters import ENTRY_POINTS, Evaluate, Main, ParameterError, Promote, Train, allowed
 
 
 def refusal(words: list[str], entry_point: str = "main") -> str:
@@ -103,9 +104,11 @@ def test_the_floor_depends_on_the_data_unless_it_is_given() -> None:
     assert Main.parse(["--floor", "0.5"]).lowest_accuracy("mnist") == 0.5
 
 
-def test_data_come_from_the_parameter_else_the_environment_else_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_come_from_the_parameter_else_the_environment_else_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MNIST_ROOT", "/from/environment")
-    assert str(Main.parse(["--data_dir", "/given"]).root) == "/given"
+    assert Main.parse(["--data_dir", str(tmp_path)]).root == tmp_path
     assert str(Main.parse([]).root) == "/from/environment"
     monkeypatch.delenv("MNIST_ROOT")
     assert str(Main.parse([]).root) == "data"
@@ -115,6 +118,12 @@ def test_folders_have_to_be_there_unless_another_machine_reads_them() -> None:
     with pytest.raises(ParameterError, match="there is no folder"):
         Main.parse(["--extra", "/nowhere"])
     assert Main.parse(["--extra", "/nowhere"], here=False).extra == "/nowhere"
+    for name in ("--data_dir", "--images"):  # a name that is nobody's is no error of another kind
+        for folder in ("/nowhere", "~nobody-of-that-name"):
+            with pytest.raises(ParameterError, match="there is no folder"):
+                Main.parse([name, folder])
+    with pytest.raises(ParameterError, match="there is no folder"):
+        Evaluate.parse(["--data_dir", "/nowhere"])
 
 
 def test_nothing_heavy_is_imported_before_parameters_are_checked() -> None:

@@ -120,6 +120,21 @@ def test_a_damaged_picture_becomes_an_error_row_and_its_neighbours_answer_as_wit
     assert {name: row["digit"] for name, row in after.items()} == {name: row["digit"] for name, row in before.items()}
 
 
+def test_a_picture_that_imaging_trips_over_is_an_error_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path / "in", 2)
+    real = imaging.read
+
+    def stumbling(content: bytes, *more: object) -> object:
+        if content == (folder / "one" / "0001.png").read_bytes():
+            raise IndexError("out of bounds")
+        return real(content, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(imaging, "read", stumbling)
+    errors = {row["path"]: row["error"] for row in write(folder, tmp_path / "answers.csv")}
+    assert errors.pop("one/0001.png") == "the image can't be read: IndexError: out of bounds"
+    assert set(errors.values()) == {""}
+
+
 def test_a_damaged_member_of_a_zip_file_is_an_error_row_too(tmp_path: Path) -> None:
     path = zipped(folder_of(tmp_path / "in", 3), tmp_path / "in.zip")
     content = path.read_bytes()

@@ -394,6 +394,23 @@ def test_the_best_recipe_is_that_of_a_study_of_the_same_pictures_however_long_ag
             pass
         recipe, source = chosen_recipe("best", data)
         assert (source == run.info.run_id) == (recipe["learning_rate"] == rate) == (fingerprint == data.fingerprint)
+    monkeypatch.setattr(tracking, "read_json", partial(tracking.read_json, "0" * 32))
+    assert chosen_recipe("best", data)[1] == "default", "its files are lost"
+
+
+def test_the_recipe_of_a_study_is_told_to_the_run_that_goes_on_with_it(world: Path) -> None:
+    from digits.data import load
+    from digits.fit import Recipe
+    from pipelines import tracking
+    from pipelines.parameters import Tune
+    from pipelines.train import chosen_recipe
+    from pipelines.tune import log_recipe
+
+    data = load("digits", world)
+    found = replace(Recipe(), dropout=0.125)
+    with tracking.run("Study", "study", tags={"fingerprint": data.fingerprint, "dataset": "digits"}) as run:
+        log_recipe(found, Tune())
+    assert chosen_recipe("best", data) == chosen_recipe(run.info.run_id, data) == (asdict(found), run.info.run_id)
 
 
 def test_a_run_that_somebody_has_deleted_is_no_longer_there(world: Path) -> None:
@@ -529,6 +546,23 @@ def test_a_model_of_a_part_of_mnist_does_not_replace_another_registry_s_of_more(
     decision = promotion._decision(version, None, Promote())
     assert decision.promote == promoted, decision.reasons
     assert promoted or "digits:v9-other" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits", "back"), [("1", (0, 0), True), ("1", (2_000, 0), False), ("latest", (0, 0), False)]
+)
+def test_only_a_version_that_is_named_and_learnt_from_as_much_is_put_back_without_a_gate(
+    champion: int, made: Callable[..., int], monkeypatch: pytest.MonkeyPatch, asked: str, limits: Any, back: bool
+) -> None:
+    from pipelines import promote as promotion
+    from pipelines import registry
+
+    now, before = registry.find(str(made(3))), registry.find(str(champion))
+    before.tags.setdefault("promoted_at", "before")
+    learnt = {now.version: str(limits[1]), before.version: str(limits[0])}
+    monkeypatch.setattr(registry, "parameters", lambda version: {"limit": learnt[version.version]})
+    decision = promotion._decision(before, now, Promote(version=asked))
+    assert ("without a gate" in decision.reasons[0]) == back, decision.reasons
 
 
 def test_a_project_that_was_moved_is_told_where_its_runs_keep_their_files(

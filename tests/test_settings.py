@@ -16,7 +16,12 @@ def test_what_kubernetes_tells_about_a_service_called_digits_is_no_setting_and_n
     links = {
         "DIGITS_SERVICE_HOST": "10.0.0.1",
         "DIGITS_PORT": "tcp://10.0.0.1:3000",
+        "DIGITS_PORT_3000_TCP": "tcp://10.0.0.1:3000",
         "DIGITS_PORT_3000_TCP_PROTO": "tcp",
+        "DIGITS_CANARY_SERVICE_HOST": "10.0.0.2",
+        "DIGITS_CANARY_SERVICE_PORT_HTTP": "3000",
+        "DIGITS_CANARY_PORT": "tcp://10.0.0.2:3000",
+        "DIGITS_CANARY_PORT_3000_TCP_ADDR": "10.0.0.2",
     }
     assert load(links) == Settings()
 
@@ -55,6 +60,7 @@ def test_values_are_read_as_what_they_are() -> None:
         ("CORS_ORIGINS", "https://somebody@example.org"),
         ("ACCESS_LOG", "yes"),
         ("MAX_BYTE", "1"),
+        ("PORT", "8080"),  # that is BentoML's to be told
         ("MAX_BUFFERED_BYTES", "1m"),
     ],
 )

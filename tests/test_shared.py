@@ -80,6 +80,17 @@ def test_an_error_costs_one_trial() -> None:
     assert not shared.unsettled(study)
 
 
+def test_a_mistake_in_the_code_ends_the_study_and_is_not_taken_for_a_trial_given_up() -> None:
+    study = create(3)
+
+    def mistaken(_: Trial) -> float:
+        raise ValueError("expected more than one value")
+
+    with pytest.raises(ValueError, match="more than one value"):
+        shared.work(study, mistaken)
+    assert [trial.state.name for trial in study.trials if trial.state.is_finished()] == ["FAIL"]
+
+
 def test_an_interrupted_trial_waits_for_another_process_with_the_same_parameters() -> None:
     study = create(2)
 

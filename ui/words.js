@@ -59,11 +59,13 @@ export function toCsv(entries) {
 
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** The very request as a command line. A drawing has no file, so its PNG (base64) goes along; a pasted picture has none yet. */
+/** The very request as a command line. A drawing has no file, so its PNG (base64) goes along; a pasted picture has none yet.
+ * A name with a line break, which nobody has on their disk by chance, would end the comment. */
 export function curl(url, type, { name, saved, base64, key }) {
   const header = [`-H ${quote(`Content-Type: ${type}`)}`];
   if (key) header.push('-H "Authorization: Bearer $API_KEY"'); // the key itself is never shown
   const send = (body) => `curl -sS ${header.join(" ")} --data-binary ${body} ${quote(url)}`;
   if (base64) return `echo ${base64} | base64 --decode | ${send("@-")}`;
-  return (saved ? "" : `# save the picture as ${quote(name)} first\n`) + send(quote(`@${name}`));
+  const file = name.replace(/[\0-\x1f\x7f]/g, "_");
+  return (saved ? "" : `# save the picture as ${quote(file)} first\n`) + send(quote(`@${file}`));
 }

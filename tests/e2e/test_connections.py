@@ -202,6 +202,12 @@ def test_a_client_that_says_it_sends_no_more_still_gets_its_answers(strict: Serv
         link.sendall(posted(png())[:-1])
         link.shutdown(socket.SHUT_WR)
         assert to_the_end(link) == b""
+    with connect(strict) as link:  # and costs those before it nothing
+        link.sendall(posted(png()) * 3 + posted(png())[:-1])
+        link.shutdown(socket.SHUT_WR)
+        *answers, last = answers_in(to_the_end(link))
+    assert [answer.split()[1] for answer in answers] == [b"200"] * 3
+    assert error_of(last) == ("400", "malformed_request")
 
 
 def test_a_refused_client_that_would_wait_to_be_asked_for_its_body_is_not_asked(strict: Server) -> None:
@@ -234,6 +240,22 @@ def test_headers_without_end_are_cut_off_and_take_no_memory(server: Server, drop
     with connect(server) as link:
         link.sendall(HEAD + b"X-Long: " + b"x" * 70_000)
         assert error_of(to_the_end(link)) == ("431", "headers_too_large")
+
+
+def test_many_short_headers_take_no_memory_on_many_connections(server: Server) -> None:
+    (worker,) = server.workers()
+    before = memory(worker)
+    with ExitStack() as links:
+        for _ in range(100):
+            link = links.enter_context(connect(server))
+            with suppress(ConnectionError):
+                link.sendall(HEAD + b"a:\r\n" * 16_000)
+        assert server.post("/predict", png()).status == 200
+        assert memory(worker) - before < 24
+    with connect(server) as link:
+        link.sendall(HEAD + b"a: b\r\n" * 300)
+        assert error_of(to_the_end(link)) == ("431", "headers_too_large")
+    assert server.post("/predict", png(), **{f"X-{number}": "a" for number in range(150)}).status == 200
 
 
 def test_trailers_without_end_are_cut_off(server: Server) -> None:

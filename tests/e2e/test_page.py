@@ -712,6 +712,12 @@ def test_the_copied_curl_command_gets_the_answer_on_the_screen(browser: Browser,
     visit.context.close()
 
 
+def test_a_line_break_in_a_name_begins_no_command(visit: Visit) -> None:
+    request = {"name": "x\ntouch y #.png", "saved": False}
+    make = "request => import('./words.js').then(({curl}) => curl('/predict', 'image/png', request))"
+    assert [line.split()[0] for line in visit.page.evaluate(make, request).splitlines()] == ["#", "curl"]
+
+
 def test_a_digit_can_be_written_with_the_keyboard_alone(visit: Visit) -> None:
     page = visit.page
     page.keyboard.press("Tab")

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +208,21 @@ def test_sigterm_lets_the_requests_under_way_finish_and_exits_with_0(home: Path)
         idle.close()
         link.close()
         assert server.process.wait(PATIENCE) == 0
+
+
+def test_sigterm_waits_for_no_client_that_reads_next_to_nothing(home: Path) -> None:
+    with Server(home, DIGITS_TIMEOUT="1") as server, socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        link.connect(("127.0.0.1", server.port))
+        link.sendall(b"GET /static_content/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert link.recv(1024).startswith(b"HTTP/1.1 200")
+        server.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + PATIENCE
+        while server.process.poll() is None and time.monotonic() < end:
+            with suppress(ConnectionError):
+                link.recv(2048)
+            time.sleep(0.1)
+        assert server.process.poll() == 0
 
 
 def test_a_killed_worker_comes_back_without_an_operator(home: Path) -> None:
