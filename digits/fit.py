@@ -7,7 +7,6 @@ a checkpoint after every epoch lets an interrupted training go on to the same re
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from digits import checkpoints
 from digits.augment import augment
 from digits.data import Split
 from digits.device import choose_device, precision
@@ -195,7 +195,7 @@ def fit(
             images_per_second=shown / training_seconds,
         )
         if checkpoint:
-            save_checkpoint(checkpoint, identity, state, report=asdict(report))
+            checkpoints.save(checkpoint, identity, state, report=asdict(report))
         if on_epoch:
             on_epoch(report)
 
@@ -324,37 +324,8 @@ def _resume(
     checkpoint: Path | None, identity: dict[str, object], state: dict[str, Any], ranks: Ranks
 ) -> EpochReport | None:
     """Load rank 0's checkpoint of this very training, if there is one; the report of the last epoch that is done."""
-    saved = ranks.same(load_checkpoint(checkpoint, identity))
+    saved = ranks.same(checkpoints.load(checkpoint, identity))
     if saved is None:
         return None
-    restore(state, saved)
+    checkpoints.restore(state, saved)
     return EpochReport(**saved["report"])
-
-
-def load_checkpoint(checkpoint: Path | None, identity: dict[str, object]) -> dict[str, Any] | None:
-    """What `save_checkpoint` has written for a training of this identity, its tensors on the CPU, if it has."""
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return saved if saved["identity"] == identity else None
-
-
-def restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Gives network, optimizer and whatever else has a state the one that was saved."""
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-
-
-def save_checkpoint(checkpoint: Path, identity: dict[str, object], state: dict[str, Any], **facts: object) -> None:
-    """Writes what a training is, where it is (`facts`) and the state of its parts: whole or not at all."""
-    content = {"identity": identity, **facts} | {name: part.state_dict() for name, part in state.items()}
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    partial = checkpoint.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(checkpoint)
-    finally:
-        partial.unlink(missing_ok=True)  # of a disk that is full

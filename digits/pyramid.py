@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from digits import checkpoints
 from digits.device import choose_device, precision
 from digits.export import exported
-from digits.fit import load_checkpoint, restore, save_checkpoint
 from digits.ink import Bytes
 from digits.photographer import Strokes
 from digits.segmenter import SIDE, SURE, Segmenter
@@ -105,9 +105,9 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Any] = {"net": net, "optimizer": optimizer, "schedule": schedule}
     identity: dict[str, object] = {"pictures": count, "epochs": epochs, "seed": seed}
-    saved = load_checkpoint(checkpoint, identity)
+    saved = checkpoints.load(checkpoint, identity)
     if saved:
-        restore(state, saved)
+        checkpoints.restore(state, saved)
         generator.set_state(saved["generator"])
         if progress is not None:
             progress(saved["epoch"] * batches, steps)
@@ -136,7 +136,7 @@ def fit(
             if progress is not None:
                 progress(step, steps)
         if checkpoint:
-            save_checkpoint(checkpoint, identity, state, epoch=epoch, generator=generator.get_state())
+            checkpoints.save(checkpoint, identity, state, epoch=epoch, generator=generator.get_state())
     return net.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 

@@ -24,7 +24,7 @@ from pipelines.parameters import ENTRY_POINTS, ParameterError, Parameters
 
 WRONG_PARAMETER, INTERRUPTED = 2, 130
 GRACE = 10  # seconds
-PATIENCE = 3  # answers that a tracking server may break off
+AGAIN = 3  # answers that a tracking server may break off
 TOGETHER = ("main", "train")  # what several processes of torchrun can do
 HERE = Path(__file__).resolve().parent.parent
 PARENT = os.getppid()  # `mlflow run`, where that started us
@@ -116,7 +116,7 @@ def persist(work: Callable[[], None]) -> None:
             if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
                 raise KeyboardInterrupt from error  # a server that is gone too could not be told of the end
             broken += 1
-            if broken > PATIENCE or rank() is not None or explain(error) != BROKEN_OFF:
+            if broken > AGAIN or rank() is not None or explain(error) != BROKEN_OFF:
                 raise
         print(f"warning: {BROKEN_OFF}; going on from there", file=sys.stderr)
 

@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedSegmenter:
     """A trained segmenter, an ONNX file; `overlap`: how well it finds the strokes of validation photographs, 0..1;
     `auroc`: how well it tells these from pictures of no digit."""
 
@@ -81,7 +81,7 @@ class Material:
     train: TrainingSet
     validation: Split
     validation_photographs: Split | None
-    segmenter: Trained | None = None
+    segmenter: TrainedSegmenter | None = None
     sent: Sent | None = None
 
 
@@ -141,7 +141,7 @@ def prepare(
     outliers: int,
     seed: int,
     extra: Own | None = None,
-    trained: Trained | None = None,
+    trained: TrainedSegmenter | None = None,
     *,
     to_build: bool = True,
 ) -> Material:
@@ -173,7 +173,7 @@ def prepare(
     return Material(TrainingSet(data.train, photographed, none), data.validation, validation_photographs, trained, sent)
 
 
-def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained | None:
+def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> TrainedSegmenter | None:
     """The segmenter of a job: trained once, and kept in its folder for whatever else the job does."""
     file = job.folder / SEGMENTER_FILE
 
@@ -193,10 +193,10 @@ def segmenter_for(job: Job, data: Data, parameters: DataParameters) -> Trained |
         return [trained.overlap, trained.auroc]
 
     worth = job.step("segmenter", make)
-    return None if worth is None else Trained(file.read_bytes(), *worth)
+    return None if worth is None else TrainedSegmenter(file.read_bytes(), *worth)
 
 
-def segmenter_of(data: Data, count: int, seed: int, device: str, unfinished: Path) -> Trained:
+def segmenter_of(data: Data, count: int, seed: int, device: str, unfinished: Path) -> TrainedSegmenter:
     """A segmenter that has learnt from so many photographs of its own; a tenth as many of validation digits test it.
     `unfinished` is its checkpoint.
     """
@@ -227,7 +227,7 @@ def segmenter_of(data: Data, count: int, seed: int, device: str, unfinished: Pat
     works_in = [torch.get_num_threads(), str(number_format(choose_device(device)))]  # other sums, another network
     facts = [fingerprint(data.train), fingerprint(data.validation), count, EPOCHS, seed, device, *works_in]
     arrays = cached("segmenter", ("digits.pyramid", "digits.outliers"), facts, make)
-    return Trained(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
+    return TrainedSegmenter(arrays["model"].tobytes(), float(arrays["overlap"]), float(arrays["auroc"]))
 
 
 def photographs_of(

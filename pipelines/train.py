@@ -43,7 +43,7 @@ FACTORISING_PICTURES = 7_500
 # What int8 may cost: shares of the digits, of the photographs, of all that is accepted; or one picture of them.
 DIGITS_LOST, DIGITS_CHANGED, PHOTOGRAPHS_LOST, ACCEPTANCE_CHANGED = 0.0003, 0.001, 0.005, 0.01
 LOST_CALIBRATION = 0.002
-SAME = 1e-3  # how far ONNX Runtime's fp32 probabilities may be from torch's
+ROUNDING = 1e-3  # how far ONNX Runtime's fp32 probabilities may be from torch's
 Outcome = tuple[NDArray[np.floating], NDArray[np.floating]]  # probabilities (n, 10), digitness (n,)
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 28, 28), "images")]),
@@ -265,9 +265,9 @@ def check_agreement(exported: tuple[Any, Any], original: tuple[Any, Any]) -> Non
     """Raises ExportError where ONNX Runtime and torch are further apart than rounding explains."""
     for name, ours, theirs in zip(("probabilities", "digitness"), exported, original, strict=True):
         apart = float(np.abs(np.asarray(ours, np.float64) - theirs).max())
-        if not apart <= SAME:
+        if not apart <= ROUNDING:
             raise ExportError(
-                f"the exported model's {name} differ from the network's by {apart:.2g}; expected at most {SAME}"
+                f"the exported model's {name} differ from the network's by {apart:.2g}; expected at most {ROUNDING}"
             )
 
 

@@ -39,7 +39,7 @@ JUDGED = 2_000  # pictures of each kind
 CHANCES = 2_000  # bootstrap samples
 SURE = 3  # times what the seed alone moved the default's score, once, is what chance hardly does
 DISTURBED_SEED = 7
-SAME = {"disturbed": "digits"}  # the same pictures in another state
+SAME_PICTURES = {"disturbed": "digits"}  # the same pictures in another state
 NOT_TRIED = ("batch_size", "outliers")
 NAMED = ("learning_rate", "dropout", "photographs")  # in the names of runs
 LABELS = {
@@ -349,7 +349,7 @@ def lower_bound(first: Trialled, second: Trialled) -> float:
     drawn: dict[str, NDArray[np.int64]] = {}
     for kind, losses in first.losses.items():
         difference = losses - second.losses[kind]
-        pictures = SAME.get(kind, kind)
+        pictures = SAME_PICTURES.get(kind, kind)
         if pictures not in drawn:
             drawn[pictures] = rng.integers(0, len(difference), (CHANCES, len(difference)))
         gains += difference[drawn[pictures]].mean(axis=1) / len(first.losses)

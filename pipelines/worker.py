@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from digits.data import Data
 from pipelines import provenance, shared, tracking
 from pipelines.errors import UserError
-from pipelines.material import SEGMENTER_FILE, Trained, load_data, load_own, prepare
+from pipelines.material import SEGMENTER_FILE, TrainedSegmenter, load_data, load_own, prepare
 from pipelines.own import Own, fingerprint_of_all
 from pipelines.parameters import Tune, Worker
 from pipelines.tune import Bench, base_recipe
@@ -50,7 +50,7 @@ def run(parameters: Worker) -> None:
     print(f"nothing is left to do in {study.study_name}: {done} trials were run on {socket.gethostname()}")
 
 
-def segmenter_of(facts: dict[str, Any]) -> Trained | None:
+def segmenter_of(facts: dict[str, Any]) -> TrainedSegmenter | None:
     """The study's own segmenter: one that this machine had trained would see other candidates. Raises UserError."""
     if facts["segmenter"] is None:
         return None
@@ -61,7 +61,7 @@ def segmenter_of(facts: dict[str, Any]) -> Trained | None:
             f"the study's segmenter can't be read from here ({error}): without a tracking server for both"
             " (MLFLOW_TRACKING_URI=http://…) its artifacts are in a folder of the machine that started it"
         ) from None
-    trained = Trained(content, 0.0, 0.0)
+    trained = TrainedSegmenter(content, 0.0, 0.0)
     if trained.sha256 != facts["segmenter"]:
         raise UserError("the study's segmenter is not the one that it was started with; start another study")
     return trained

@@ -16,7 +16,7 @@ from digits.fit import TrainingSet
 from digits.imaging import Reading
 from digits.network import DigitNet
 from pipelines import train
-from pipelines.material import Material, Sent, Trained
+from pipelines.material import Material, Sent, TrainedSegmenter
 from pipelines.train import (
     ExportError,
     Outcome,
@@ -99,7 +99,9 @@ def test_the_segmenter_travels_with_the_model(material: Material, monkeypatch: p
     monkeypatch.setattr(train, "affordable", lambda *_: True)
     monkeypatch.setattr(train, "FACTORISING_PICTURES", 200)
     built = build(
-        DigitNet(0.0).eval(), replace(material, segmenter=Trained(tiny_segmenter(), 0.75, 0.875)), {"run_id": "r"}
+        DigitNet(0.0).eval(),
+        replace(material, segmenter=TrainedSegmenter(tiny_segmenter(), 0.75, 0.875)),
+        {"run_id": "r"},
     )
     assert (built.facts["segmenter_overlap"], built.facts["segmenter_auroc"]) == (0.75, 0.875)
     classifier = Classifier(built.model)

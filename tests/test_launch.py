@@ -31,12 +31,12 @@ def broken_off() -> MlflowException:
 
 
 def test_a_step_begins_again_as_often_as_patience_lasts(capsys: pytest.CaptureFixture[str]) -> None:
-    work = Work(*(broken_off() for _ in range(launch.PATIENCE)))
+    work = Work(*(broken_off() for _ in range(launch.AGAIN)))
     launch.persist(work)
-    assert work.calls == launch.PATIENCE + 1
-    assert capsys.readouterr().err.count("broke off an answer; going on from there") == launch.PATIENCE
+    assert work.calls == launch.AGAIN + 1
+    assert capsys.readouterr().err.count("broke off an answer; going on from there") == launch.AGAIN
     with pytest.raises(MlflowException):
-        launch.persist(Work(*(broken_off() for _ in range(launch.PATIENCE + 1))))
+        launch.persist(Work(*(broken_off() for _ in range(launch.AGAIN + 1))))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pipelines import material as module
 from pipelines import worker
 from pipelines.errors import UserError
 from pipelines.job import Job
-from pipelines.material import Trained, fingerprint, photographs_of, prepare, read_outliers_of, segmenter_for
+from pipelines.material import TrainedSegmenter, fingerprint, photographs_of, prepare, read_outliers_of, segmenter_for
 from pipelines.parameters import Tune
 from tests.models import tiny_segmenter
 
@@ -108,7 +108,7 @@ def test_photographs_and_outliers_are_what_imaging_with_the_segmenter_hands_over
         return real(picture, segmenter)
 
     monkeypatch.setattr(imaging, "interpret", interpret)
-    trained = Trained(tiny_segmenter(), 0.75, 0.875)
+    trained = TrainedSegmenter(tiny_segmenter(), 0.75, 0.875)
     material = prepare(data, 40, 8, 0, trained=trained)
     assert material.segmenter == trained
     assert len(used) > 40 + 5 + 1
@@ -138,7 +138,7 @@ def test_what_is_no_digit_is_read_as_it_would_be_served_and_is_the_same_for_ever
 
 
 def test_the_photographs_that_set_the_threshold_are_validation_digits_read_with_all_candidates(data: Data) -> None:
-    material = prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
+    material = prepare(data, 40, 0, 0, trained=TrainedSegmenter(tiny_segmenter(), 0.75, 0.875))
     assert material.sent is not None
     assert len(material.sent.readings) == len(material.sent.labels) == 100
     assert any(len(reading.images) > 1 for reading in material.sent.readings)
@@ -159,7 +159,7 @@ def test_no_digit_to_choose_or_measure_on_is_written_anew(data: Data, monkeypatc
 
     monkeypatch.setattr(photographer, "field_and_label", drawn)
     monkeypatch.setattr(photographer, "in_order", lambda make, count, seed, *_: in_order(make, count, seed))
-    prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
+    prepare(data, 40, 0, 0, trained=TrainedSegmenter(tiny_segmenter(), 0.75, 0.875))
     assert set(asked["training"]) == {True}
     assert set(asked["validation"]) == {False}
 
@@ -182,7 +182,7 @@ def test_all_of_it_is_made_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_another_segmenter_means_other_photographs_in_the_cache(data: Data) -> None:
-    prepare(data, 40, 0, 0, trained=Trained(tiny_segmenter(), 0.75, 0.875))
+    prepare(data, 40, 0, 0, trained=TrainedSegmenter(tiny_segmenter(), 0.75, 0.875))
     before = len(list(module.CACHE.iterdir()))
     photographs_of(data.train, 40, 0, "", Segmenter(tiny_segmenter()))
     assert len(list(module.CACHE.iterdir())) == before

@@ -18,7 +18,7 @@ from digits.photographer import reads_as_bar_or_ring
 from digits.segmenter import Segmenter
 from pipelines import evaluate, own, report, worker
 from pipelines.errors import UserError
-from pipelines.material import Trained, photographs_of, prepare
+from pipelines.material import TrainedSegmenter, photographs_of, prepare
 from pipelines.own import Own
 from pipelines.parameters import Main, ParameterError, Tune, Worker
 from tests.models import tiny_segmenter
@@ -218,7 +218,7 @@ def test_with_a_segmenter_they_are_learnt_as_it_sees_them(
 
     monkeypatch.setattr(Segmenter, "digit", digit)
     loaded, digits = load(folder), split(5)
-    data, trained = Data("mnist", digits, digits, "fingerprint", None), Trained(tiny_segmenter(), 0.75, 0.875)
+    data, trained = Data("mnist", digits, digits, "fingerprint", None), TrainedSegmenter(tiny_segmenter(), 0.75, 0.875)
     learnt = prepare(data, 0, 0, 0, loaded, trained).train.photographs
     assert learnt is not None
     ordered = sorted(loaded.of("training"), key=lambda picture: picture.sha256)
