@@ -180,7 +180,8 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.settings.max_connections:
             self.refuse(busy("there are too many connections; try again in a second"))
             return
-        self.leaving = self.listener is not None and self.listener.closed  # taken before, and too late to be told
+        if self.listener is not None and self.listener.closed:  # taken before, and too late to be told
+            self.leave()
         self.waiting = self.loop.call_later(
             LEAVING_SECONDS if self.leaving else self.settings.idle_seconds, self.waited
         )
@@ -341,12 +342,9 @@ class Connection(HttpToolsProtocol):
         """
         self.give_up_short_way()
         errand = self.is_on_errand()
-        waits = errand or (self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body)
-        if self.pipeline and not waits:  # half a request, behind whole ones
-            self.refuse(malformed())
-            self.ending = self.ending or self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
-            waits = True
-        elif waits:
+        whole = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        waits = errand or whole or self.last_words is not None
+        if waits:
             self.leaving = True
             if not errand:
                 self.cycle.keep_alive = False
@@ -409,11 +407,14 @@ class Connection(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
+    def leave(self) -> None:
+        """The server ends, and a client that reads slowly enough would hold it for minutes."""
+        self.leaving = True
+        self.overtime = self.loop.call_later(self.settings.timeout + FAREWELL_SECONDS, self.transport.abort)
+
     def shutdown(self) -> None:
         """What is being worked on, or has come and was not read yet, is the last."""
-        self.leaving = True
-        # A client that reads slowly enough would hold the server's end for minutes.
-        self.overtime = self.loop.call_later(self.settings.timeout + FAREWELL_SECONDS, self.transport.abort)
+        self.leave()
         self.give_up_short_way()
         if self.is_on_errand():
             return

@@ -19,7 +19,7 @@ MOST_SCANS = 100  # of a progressive JPEG file: encoders make ten
 MOST_CHUNKS = 20_000  # of a PNG file: 20 MiB in pieces of a kilobyte
 MOST_BLOCKS = 100_000  # of a GIF file: 25 MB in pieces of 255 bytes, which is the most that they have
 MOST_STRIPS = 20_000  # of a TIFF file, or tiles
-MOST_NUMBERS = 500_000  # in a TIFF file's directory: curves and a colour map of 16 bits; a fraction counts as a hundred
+MOST_NUMBERS = 1_000_000  # in a TIFF file's directory: twice its curves and colour map; a fraction counts as a hundred
 MOST_RUNS = 1_000_000  # of two bytes, and pixels, of a run-length encoded BMP file: Pillow decodes one run at a time
 BMP_HEAD_BYTES = 4_096  # of a BMP file, its palette included
 
@@ -36,7 +36,7 @@ TIFF_TYPES = range(1, 14)
 TIFF_BYTES, TIFF_FRACTIONS, TIFF_LONG8 = frozenset({1, 2, 7}), frozenset({5, 10}), 16
 TIFF_SIZES, TIFF_STRIPS = frozenset({256, 257, 322, 323}), frozenset({273, 324})
 TIFF_POINTERS = frozenset({34665, 34853, 40965})  # Exif, GPS, interoperability
-TIFF_PRIVATE = 32_768  # the first tag of those that need not be known
+TIFF_PIXELS = frozenset(range(254, 340)) - {330}  # what describes the picture: all but further directories
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -188,7 +188,7 @@ def tiff(data: bytes) -> bytes:
             if tag in TIFF_POINTERS:
                 pointers.append(place)
             known = kind in TIFF_TYPES or (big and kind == TIFF_LONG8)
-            if (tag < TIFF_PRIVATE and not known) or (tag in TIFF_SIZES and count != 1):
+            if (tag in TIFF_PIXELS and not known) or (tag in TIFF_SIZES and count != 1):
                 raise ValueError(f"{count} numbers of type {kind} for entry {tag} are not supported")
     except struct.error:
         pass

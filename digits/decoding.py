@@ -382,15 +382,14 @@ def _with_its_colours(image: Image.Image, data: bytes) -> Image.Image:
 def _eight_bits(values: NDArray[Any]) -> Pixels:
     """8-, 16- and 32-bit numbers as greys of 8: the full range, or the range used where that is far from full.
 
-    A floating-point picture may hold anything: what is no number, or stands for none, is black, and its range is that
-    of all but one pixel in ten thousand at either end, unless these are all the same.
+    A floating-point picture may hold anything. Its range is that of all but one pixel in ten thousand at either end,
+    unless these are all the same, and but for numbers so large that they stand for none. What is no number is black.
     """
     flat = values.reshape(-1)
     if values.dtype.kind == "f":
         some = flat[:: flat.size // LONG_SIDE**2 | 1]  # an odd step does not stay in the same columns
-        finite = some[np.abs(some) < NO_NUMBER].astype(np.float64)
-        if not finite.size:
-            finite = some[np.isfinite(some)].astype(np.float64)
+        most = NO_NUMBER if (np.abs(some) < NO_NUMBER).any() else np.inf
+        finite = some[np.abs(some) < most].astype(np.float64)
         if not finite.size:
             return np.zeros(values.shape, np.uint8)
         low, high = np.percentile(finite, (0.01, 99.99), method="nearest").tolist()

@@ -127,8 +127,12 @@ def _exist(names: str, info: ValidationInfo) -> str:
 
 
 def _exists(name: str, info: ValidationInfo) -> str:
-    if name and (info.context or {}).get("here", True) and not place(name).is_dir():
-        raise ValueError(f"there is no folder {name!r}; expected one, in which MNIST/raw is or is to be downloaded to")
+    folder = place(name)
+    if name and (info.context or {}).get("here", True) and not folder.is_dir():
+        if folder.exists() or not folder.absolute().parent.is_dir():
+            raise ValueError(
+                f"{name!r} is no folder, nor can it be made; expected one that MNIST/raw is in or goes into"
+            )
     return name
 
 

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from pipelines import registry, store, tracking
 from pipelines.errors import UserError
 from pipelines.files import FOLDER
 from pipelines.gate import Decision, Evidence, decide
 from pipelines.parameters import Main, Promote
+
+ALL = 55_000  # digits that MNIST has to learn from
 
 
 class Refused(UserError):
@@ -100,17 +103,25 @@ def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: 
             )
     if _is(champion, version):
         return Decision(True, ["it is champion already"])
-    less = (dataset == "digits" and of_mnist) or (champion is not None and _learnt(version) < _learnt(champion))
     named = isinstance(parameters, Promote) and parameters.version != "latest"
-    if named and "promoted_at" in version.tags and not less:
-        return Decision(True, ["it has been champion before: a roll-back, without a gate"])
+    if named and "promoted_at" in version.tags and not (dataset == "digits" and of_mnist):
+        if champion is None or not _learnt_less(version, champion):
+            return Decision(True, ["it has been champion before: a roll-back, without a gate"])
     floor = parameters.lowest_accuracy(dataset)
     return decide(evidence(version), evidence(champion) if champion else None, floor)
 
 
 def _learnt(version: ModelVersion) -> float:
-    """How many digits it has learnt from at most: its limit, which 0 takes away."""
-    return int(registry.parameters(version).get("limit", 0)) or math.inf
+    """How many digits it has learnt from at most: its limit, where that leaves any out."""
+    limit = int(registry.parameters(version).get("limit", 0))
+    return limit if 0 < limit < ALL else math.inf
+
+
+def _learnt_less(version: ModelVersion, champion: ModelVersion) -> bool:
+    try:
+        return _learnt(version) < _learnt(champion)
+    except MlflowException:  # a run is gone for good, and nobody can tell
+        return False
 
 
 def evidence(version: ModelVersion) -> Evidence:

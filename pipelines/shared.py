@@ -202,7 +202,7 @@ def _open_studies(storage: Slots) -> list[Any]:
 def work(study: Study, objective: Callable[[Trial], float], callbacks: Iterable[Callback] = ()) -> None:
     """Runs trials until none waits, or a callback stops the study. An error in a trial costs that trial alone."""
     mine: list[int] = []
-    raised: list[Exception] = []  # by trials themselves
+    raised: list[Exception] = []  # by the last trial itself
 
     def watched(trial: Trial) -> float:
         mine.append(trial.number)
@@ -214,8 +214,8 @@ def work(study: Study, objective: Callable[[Trial], float], callbacks: Iterable[
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:1000])
                 print(f"  trial {trial.number} failed: {type(error).__name__}: {error}", flush=True)
             raise
-        except Exception as error:
-            raised.append(error)
+        except (ValueError, AssertionError) as error:
+            raised[:] = [error]
             raise
 
     while True:

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from digits.connection import FAREWELL_SECONDS
 from digits.settings import Settings, by_variable
 from pipelines.files import FOLDER
 from pipelines.parameters import ENTRY_POINTS
@@ -142,8 +143,9 @@ def test_a_pod_and_a_container_are_given_longer_to_stop_than_a_request_may_take(
     pod = manifest("deployment")["spec"]["template"]["spec"]
     timeout = float(manifest("configmap")["data"]["DIGITS_TIMEOUT"])
     asleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > timeout + asleep
-    assert int(compose()["services"]["service"]["stop_grace_period"].removesuffix("s")) > Settings().timeout
+    assert pod["terminationGracePeriodSeconds"] > timeout + FAREWELL_SECONDS + asleep
+    longest = Settings().timeout + FAREWELL_SECONDS
+    assert int(compose()["services"]["service"]["stop_grace_period"].removesuffix("s")) > longest
 
 
 def test_the_worker_job_names_an_entry_point_with_parameters_that_it_has() -> None:

@@ -118,12 +118,17 @@ def test_folders_have_to_be_there_unless_another_machine_reads_them() -> None:
     with pytest.raises(ParameterError, match="there is no folder"):
         Main.parse(["--extra", "/nowhere"])
     assert Main.parse(["--extra", "/nowhere"], here=False).extra == "/nowhere"
-    for name in ("--data_dir", "--images"):  # a name that is nobody's is no error of another kind
-        for folder in ("/nowhere", "~nobody-of-that-name"):
-            with pytest.raises(ParameterError, match="there is no folder"):
-                Main.parse([name, folder])
-    with pytest.raises(ParameterError, match="there is no folder"):
-        Evaluate.parse(["--data_dir", "/nowhere"])
+    with pytest.raises(ParameterError, match="there is no folder"):  # a name that is nobody's is no error of its own
+        Main.parse(["--images", "~nobody-of-that-name"])
+
+
+@pytest.mark.parametrize("step", [Main, Evaluate])
+def test_data_go_into_a_folder_that_can_be_made(step: type[Main | Evaluate], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "nowhere" / "data", tmp_path / "file"):
+        with pytest.raises(ParameterError, match="is no folder, nor can it be made"):
+            step.parse(["--data_dir", str(wrong)])
+    assert step.parse(["--data_dir", str(tmp_path / "new")]).root == tmp_path / "new"
 
 
 def test_nothing_heavy_is_imported_before_parameters_are_checked() -> None:

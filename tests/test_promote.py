@@ -394,7 +394,11 @@ def test_the_best_recipe_is_that_of_a_study_of_the_same_pictures_however_long_ag
             pass
         recipe, source = chosen_recipe("best", data)
         assert (source == run.info.run_id) == (recipe["learning_rate"] == rate) == (fingerprint == data.fingerprint)
-    monkeypatch.setattr(tracking, "read_json", partial(tracking.read_json, "0" * 32))
+
+    def lost(*_: object) -> None:
+        raise FileNotFoundError("recipe.json")
+
+    monkeypatch.setattr(tracking, "read_json", lost)
     assert chosen_recipe("best", data)[1] == "default", "its files are lost"
 
 
@@ -549,18 +553,20 @@ def test_a_model_of_a_part_of_mnist_does_not_replace_another_registry_s_of_more(
 
 
 @pytest.mark.parametrize(
-    ("asked", "limits", "back"), [("1", (0, 0), True), ("1", (2_000, 0), False), ("latest", (0, 0), False)]
+    ("asked", "limits", "back"),
+    [("1", (0, 0), True), ("1", (60_000, 0), True), ("1", (2_000, 0), False), ("latest", (0, 0), False)],
 )
 def test_only_a_version_that_is_named_and_learnt_from_as_much_is_put_back_without_a_gate(
     champion: int, made: Callable[..., int], monkeypatch: pytest.MonkeyPatch, asked: str, limits: Any, back: bool
 ) -> None:
     from pipelines import promote as promotion
-    from pipelines import registry
+    from pipelines import registry, store
 
     now, before = registry.find(str(made(3))), registry.find(str(champion))
     before.tags.setdefault("promoted_at", "before")
     learnt = {now.version: str(limits[1]), before.version: str(limits[0])}
     monkeypatch.setattr(registry, "parameters", lambda version: {"limit": learnt[version.version]})
+    monkeypatch.setattr(store, "newest_of_mnist", lambda: (store.tag_of(now), limits[1]))
     decision = promotion._decision(before, now, Promote(version=asked))
     assert ("without a gate" in decision.reasons[0]) == back, decision.reasons
 

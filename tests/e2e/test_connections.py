@@ -205,9 +205,7 @@ def test_a_client_that_says_it_sends_no_more_still_gets_its_answers(strict: Serv
     with connect(strict) as link:  # and costs those before it nothing
         link.sendall(posted(png()) * 3 + posted(png())[:-1])
         link.shutdown(socket.SHUT_WR)
-        *answers, last = answers_in(to_the_end(link))
-    assert [answer.split()[1] for answer in answers] == [b"200"] * 3
-    assert error_of(last) == ("400", "malformed_request")
+        assert [answer.split()[1] for answer in answers_in(to_the_end(link))] == [b"200"] * 3
 
 
 def test_a_refused_client_that_would_wait_to_be_asked_for_its_body_is_not_asked(strict: Server) -> None:
@@ -283,10 +281,15 @@ def test_whole_requests_are_answered_before_what_is_wrong_behind_them(strict: Se
         assert error_of(last) == ("400", "malformed_request")
 
 
-def test_a_request_that_breaks_off_behind_whole_ones_gets_its_error_after_their_answers(strict: Server) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_request_that_breaks_off_behind_whole_ones_gets_its_error_after_their_answers(
+    strict: Server, ends: bool
+) -> None:
     broken = HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nno number\r\n"
     with connect(strict) as link:
         link.sendall(b"".join(map(posted, pictures(2))) + broken)
+        if ends:
+            link.shutdown(socket.SHUT_WR)
         received = to_the_end(link)
     assert [answer.split()[1] for answer in answers_in(received)] == [b"200", b"200", b"400"]
 

@@ -214,7 +214,7 @@ def test_sigterm_waits_for_no_client_that_reads_next_to_nothing(home: Path) -> N
     with Server(home, DIGITS_TIMEOUT="1") as server, socket.socket() as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         link.connect(("127.0.0.1", server.port))
-        link.sendall(b"GET /static_content/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+        link.sendall(b"GET /static_content/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 40)  # 57 MB
         assert link.recv(1024).startswith(b"HTTP/1.1 200")
         server.process.send_signal(signal.SIGTERM)
         end = time.monotonic() + PATIENCE
