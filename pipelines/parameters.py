@@ -127,12 +127,10 @@ def _exist(names: str, info: ValidationInfo) -> str:
 
 
 def _exists(name: str, info: ValidationInfo) -> str:
-    folder = place(name)
-    if name and (info.context or {}).get("here", True) and not folder.is_dir():
-        if folder.exists() or not folder.absolute().parent.is_dir():
-            raise ValueError(
-                f"{name!r} is no folder, nor can it be made; expected one that MNIST/raw is in or goes into"
-            )
+    folder = place(name).absolute()
+    can_be = folder.is_dir() or (folder.parent.is_dir() and not folder.exists())
+    if name and (info.context or {}).get("here", True) and not can_be:
+        raise ValueError(f"{name!r} is no folder, nor can it be made; expected one for MNIST/raw to be in or go into")
     return name
 
 

@@ -104,9 +104,9 @@ def _decision(version: ModelVersion, champion: ModelVersion | None, parameters: 
     if _is(champion, version):
         return Decision(True, ["it is champion already"])
     named = isinstance(parameters, Promote) and parameters.version != "latest"
-    if named and "promoted_at" in version.tags and not (dataset == "digits" and of_mnist):
-        if champion is None or not _learnt_less(version, champion):
-            return Decision(True, ["it has been champion before: a roll-back, without a gate"])
+    back = named and "promoted_at" in version.tags and not (dataset == "digits" and of_mnist)
+    if back and not _learnt_less(version, champion):
+        return Decision(True, ["it has been champion before: a roll-back, without a gate"])
     floor = parameters.lowest_accuracy(dataset)
     return decide(evidence(version), evidence(champion) if champion else None, floor)
 
@@ -117,9 +117,9 @@ def _learnt(version: ModelVersion) -> float:
     return limit if 0 < limit < ALL else math.inf
 
 
-def _learnt_less(version: ModelVersion, champion: ModelVersion) -> bool:
+def _learnt_less(version: ModelVersion, champion: ModelVersion | None) -> bool:
     try:
-        return _learnt(version) < _learnt(champion)
+        return champion is not None and _learnt(version) < _learnt(champion)
     except MlflowException:  # a run is gone for good, and nobody can tell
         return False
 
