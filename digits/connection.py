@@ -410,7 +410,9 @@ class Connection(HttpToolsProtocol):
     def leave(self) -> None:
         """The server ends, and a client that reads slowly enough would hold it for minutes."""
         self.leaving = True
-        self.overtime = self.loop.call_later(self.settings.timeout + FAREWELL_SECONDS, self.transport.abort)
+        self.overtime = self.overtime or self.loop.call_later(
+            self.settings.timeout + FAREWELL_SECONDS, self.transport.abort
+        )
 
     def shutdown(self) -> None:
         """What is being worked on, or has come and was not read yet, is the last."""

@@ -28,8 +28,8 @@ PNG_HEAD = PNG_START + b"\0\0\0\rIHDR"  # with which every PNG file that is in o
 PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IEND"})
 # Of a JPEG file: what describes the picture, and of the application's segments the first of JFIF, Exif and Adobe.
 JPEG_KEPT = frozenset({0xC4, 0xDB, 0xDD, *range(0xC0, 0xD0)}) - {0xC8}
-JPEG_APPLICATIONS = {0xE0: b"JFIF\0", 0xE1: b"Exif\0\0", 0xEE: b"Adobe"}
 EXIF = 0xE1
+JPEG_APPLICATIONS = {0xE0: b"JFIF\0", EXIF: b"Exif\0\0", 0xEE: b"Adobe"}
 # Of a TIFF file: the types that Pillow knows, those of them that are not taken apart, and one of BigTIFF alone; the
 # tags that say how large a picture or a tile is, where it lies, and where further directories are.
 TIFF_TYPES = range(1, 14)

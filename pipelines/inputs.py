@@ -29,6 +29,12 @@ NOT_READ = frozenset({".heic", ".heif", ".avif", ".jxl", ".svg", ".pdf", ".dng",
 ACCEPTED = "a folder, a zip file, a picture or a quoted pattern such as 'pictures/**/*.jpg'"
 
 
+def first_bytes(file: Path, most: int) -> bytes:
+    """As many of a file's bytes, at most. Raises OSError."""
+    with file.open("rb") as opened:
+        return opened.read(most)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where names are looked up: in a folder, or in a zip file."""
@@ -41,8 +47,7 @@ class Source:
         if self.archive:
             with _opened(self.root).open(name) as member:
                 return member.read(most)
-        with Path(self.root, name).open("rb") as file:
-            return file.read(most)
+        return first_bytes(Path(self.root, name), most)
 
     def check(self) -> None:
         """Raises FileNotFoundError where this machine does not see the pictures' folder or zip file."""

@@ -150,8 +150,7 @@ def _read(file: tuple[Path, int], segmenter: Segmenter | None = None) -> tuple[P
     path, label = file
     limits = Limits()
     try:
-        with path.open("rb") as opened:
-            content = opened.read(limits.max_bytes + 1)
+        content = inputs.first_bytes(path, limits.max_bytes + 1)
     except OSError as error:
         return Picture(path, label, "", f"the file can't be read: {error.strerror or error}"), None
     sha256 = hashlib.sha256(content).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from pipelines.files import place
@@ -100,8 +100,28 @@ WORDS = {
 }
 VERSION = r"^(latest|champion|challenger|[1-9][0-9]{0,8})$"
 
-DataDir = Annotated[str, Field(description="folder above MNIST/raw; empty: MNIST_ROOT, else data")]
-Folders = Annotated[str, Field(description="labelled folders to report on besides, separated by commas")]
+
+def _exist(names: str, info: ValidationInfo) -> str:
+    for name in filter(None, names.split(",")):
+        if (info.context or {}).get("here", True) and not place(name).is_dir():
+            raise ValueError(f"there is no folder {name!r}; expected folders, separated by commas")
+    return names
+
+
+def _can_be_a_folder(name: str, info: ValidationInfo) -> str:
+    folder = place(name).absolute()
+    can_be = folder.is_dir() or (folder.parent.is_dir() and not folder.exists())
+    if name and (info.context or {}).get("here", True) and not can_be:
+        raise ValueError(f"{name!r} is no folder, nor can it be made; expected one for MNIST/raw to be in or go into")
+    return name
+
+
+DataDir = Annotated[
+    str,
+    AfterValidator(_can_be_a_folder),
+    Field(description="folder above MNIST/raw; empty: MNIST_ROOT, else data"),
+]
+Folders = Annotated[str, AfterValidator(_exist)]  # separated by commas
 Floor = Annotated[
     str,
     Field(
@@ -119,21 +139,6 @@ def _folders(names: str) -> list[Path]:
     return [place(name) for name in names.split(",") if name]
 
 
-def _exist(names: str, info: ValidationInfo) -> str:
-    for name in filter(None, names.split(",")):
-        if (info.context or {}).get("here", True) and not place(name).is_dir():
-            raise ValueError(f"there is no folder {name!r}; expected folders, separated by commas")
-    return names
-
-
-def _exists(name: str, info: ValidationInfo) -> str:
-    folder = place(name).absolute()
-    can_be = folder.is_dir() or (folder.parent.is_dir() and not folder.exists())
-    if name and (info.context or {}).get("here", True) and not can_be:
-        raise ValueError(f"{name!r} is no folder, nor can it be made; expected one for MNIST/raw to be in or go into")
-    return name
-
-
 class DataParameters(Parameters):
     dataset: Literal["auto", "mnist", "digits"] = Field(
         "auto", description="mnist, digits (the 1,797 that ship with scikit-learn), or auto: mnist where it can be had"
@@ -144,10 +149,7 @@ class DataParameters(Parameters):
     limit: int = Field(0, ge=0, le=60_000, description="use so many training pictures only, for a quick try; 0: all")
     photographs: int = Field(24_000, ge=0, le=1_000_000, description="synthetic photographs to train on")
     outliers: int = Field(12_000, ge=0, le=1_000_000, description="pictures of no digit to train on")
-    extra: str = Field("", description="labelled folders of your own to learn from besides, separated by commas")
-
-    _data_dir_exists = field_validator("data_dir")(_exists)
-    _extra_exists = field_validator("extra")(_exist)
+    extra: Folders = Field("", description="labelled folders of your own to learn from besides, separated by commas")
 
     @field_validator("limit")
     @classmethod
@@ -179,9 +181,7 @@ class _Training(Parameters):
 
 
 class _Report(Parameters):
-    images: Folders = ""
-
-    _images_exist = field_validator("images")(_exist)
+    images: Folders = Field("", description="labelled folders to report on besides, separated by commas")
 
     @property
     def folders(self) -> list[Path]:
@@ -211,11 +211,10 @@ class Worker(Parameters):
     study: StudyName = Field(description="name of the study; of several that somebody is at, the newest is joined")
     data_dir: DataDir = ""
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: CUDA where there is one")
-    extra: str = Field("", description="labelled folders that the study learns from, as they are here; empty: its own")
+    extra: Folders = Field(
+        "", description="labelled folders that the study learns from, as they are here; empty: its own"
+    )
     wait_minutes: float = Field(60.0, ge=0, le=100_000, description="how long to wait for the study to be started")
-
-    _data_dir_exists = field_validator("data_dir")(_exists)
-    _extra_exists = field_validator("extra")(_exist)
 
 
 class Train(DataParameters, _Training):
@@ -235,8 +234,6 @@ class Evaluate(_Report):
         "latest", pattern=VERSION, description="version of the registered model to report on, or an alias"
     )
     data_dir: DataDir = ""
-
-    _data_dir_exists = field_validator("data_dir")(_exists)
 
     @property
     def root(self) -> Path:

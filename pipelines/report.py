@@ -234,8 +234,7 @@ def pictures(classifier: Classifier, labelled: Labelled) -> Answers:
 def _read(file: Path, segmenter: Segmenter | None) -> tuple[bytes, Reading | str]:
     limits = Limits()
     try:
-        with file.open("rb") as opened:
-            content = opened.read(limits.max_bytes + 1)
+        content = inputs.first_bytes(file, limits.max_bytes + 1)
     except OSError as error:
         return hashlib.sha256(b"").digest(), str(error)
     return hashlib.sha256(content).digest(), reader.read(content, limits, segmenter)
